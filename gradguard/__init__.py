@@ -1,0 +1,48 @@
+"""gradguard: are the gradients right, do the units live, does the gradient arrive, will the learning rate hold?
+
+The names below are imported when they are used; importing the package imports neither torch nor NumPy nor pandas.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gradguard.checking import audit as audit
+    from gradguard.checking import check_gradients as check_gradients
+    from gradguard.errors import GradGuardError as GradGuardError
+    from gradguard.errors import UsageError as UsageError
+    from gradguard.report import Report as Report
+    from gradguard.scenarios import SGD as SGD
+    from gradguard.scenarios import Ignore as Ignore
+    from gradguard.scenarios import Scenario as Scenario
+    from gradguard.scenarios import scenario as scenario
+
+__version__ = "0.1.0"
+
+_EXPORTS = {
+    "GradGuardError": "gradguard.errors",
+    "Ignore": "gradguard.scenarios",
+    "Report": "gradguard.report",
+    "SGD": "gradguard.scenarios",
+    "Scenario": "gradguard.scenarios",
+    "UsageError": "gradguard.errors",
+    "audit": "gradguard.checking",
+    "check_gradients": "gradguard.checking",
+    "scenario": "gradguard.scenarios",
+}
+
+__all__ = [*_EXPORTS, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'gradguard' has no attribute {name!r}")
+    value = getattr(import_module(_EXPORTS[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

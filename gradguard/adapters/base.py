@@ -1,0 +1,147 @@
+"""The seam: what an adapter offers to the measurements, in plain numbers and names.
+
+Nothing large crosses it. Tangents go in as descriptions (:class:`gradguard.blocks.Tangent`); directional values, sums
+per block and statistics per unit come out as small float64 arrays. A problem implements the protocols that its
+framework can; a measurement asks with ``isinstance`` and is *unavailable*, with a reason, where the answer is no.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from gradguard.blocks import Block, Tangent
+
+__all__ = ["BlockFacts", "Counts", "Differentiable", "Entrywise", "Identity", "Modular", "Problem"]
+
+
+@dataclass
+class Counts:
+    """What has been spent so far. ``forwards`` are whole forward passes; a pass of a submodule counts its share."""
+
+    forwards: float = 0.0
+    backwards: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockFacts:
+    """What one backward pass says of one block, as plain numbers.
+
+    ``gradient_norm`` and ``value_rms`` are of the values that were compared (lifted where they were). ``missing``: no
+    gradient came (None). ``nonfinite``: how many entries of the gradient are NaN or infinite, ``first_nonfinite`` the
+    flat index of the first. ``zero``: it is exactly zero everywhere. ``wrong_shape``: what came, where that is not the
+    block's shape or dtype.
+    """
+
+    gradient_norm: float
+    value_rms: float
+    missing: bool = False
+    zero: bool = False
+    nonfinite: int = 0
+    first_nonfinite: int | None = None
+    wrong_shape: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """Whether the same call twice, with the random state restored, gave the same bits.
+
+    ``value_difference`` and ``gradient_difference`` are the largest differences, relative to the largest magnitude;
+    ``block`` names the block with the largest gradient difference.
+    """
+
+    value_difference: float
+    gradient_difference: float
+    block: str = ""
+    cause: str = ""
+
+
+@runtime_checkable
+class Problem(Protocol):
+    """What every adapter knows of the user's model."""
+
+    blocks: tuple[Block, ...]
+    counts: Counts
+    path: str
+    """How values are computed: for example ``float64`` or ``lifted from float32``."""
+    notes: tuple[str, ...]
+    """What was left out, and why; never silent."""
+
+
+@runtime_checkable
+class Differentiable(Problem, Protocol):
+    """Values and slopes along tangents of phi(t) = <v, f(x + t u)>, v a fixed cotangent."""
+
+    def values(self, tangents: Sequence[Tangent], steps: NDArray[np.float64]) -> NDArray[np.float64]:
+        """phi(t) - phi(0) for K tangents at steps (K, S) or (S,): shape (K, S); NaN where f is not finite."""
+        ...
+
+    def slopes(self, tangents: Sequence[Tangent]) -> NDArray[np.float64]:
+        """The analytical slope's share of every block, <g_i, u_i>: shape (K, number of blocks)."""
+        ...
+
+    def norms(self, tangents: Sequence[Tangent]) -> NDArray[np.float64]:
+        """||g_i * u_i||, the size that a random tangent's share has: shape (K, number of blocks)."""
+        ...
+
+    def facts(self) -> tuple[BlockFacts, ...]:
+        """One backward pass' statistics, one per block."""
+        ...
+
+    def scale_of_value(self) -> float:
+        """The magnitude |v| . |f| that phi's rounding error is relative to."""
+        ...
+
+    def identity(self) -> Identity:
+        """The same call again: are value and gradient the same?"""
+        ...
+
+    def at(self, nudge: Tangent | None, size: float) -> Differentiable:
+        """The same problem at the point x + size * u (None: the original point)."""
+        ...
+
+    def entries(self, block: int, indices: Sequence[int]) -> NDArray[np.float64]:
+        """Analytical gradient entries at flat indices, shape (n,); complex entries as their real part along 1."""
+        ...
+
+
+@runtime_checkable
+class Entrywise(Protocol):
+    """Every entry of a block at once, batched where the framework can."""
+
+    def differences(self, block: int, indices: Sequence[int], step: float) -> tuple[NDArray[np.float64], str]:
+        """phi(+step e_k) and phi(-step e_k), minus phi(0), for each index: shape (n, 2); and which path ran, and why."""
+        ...
+
+
+@runtime_checkable
+class Modular(Protocol):
+    """A model made of modules, each of which can be checked alone on its recorded input and a fresh cotangent."""
+
+    def module_names(self) -> tuple[str, ...]:
+        """The paths of the modules that were called, outermost first."""
+        ...
+
+    def module_problem(self, path: str) -> Differentiable:
+        """The module alone, on its recorded input: its parameters and tensor inputs are the blocks."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the caller chose; each measurement reads the fields that concern it."""
+
+    seed: int = 0
+    method: str = "directional"
+    order: int = 1
+    precision: str = "auto"
+    vary: bool = False
+    steps: int = 20
+    memory_budget: int = 1 << 30
+    progress: Any = field(default=None, compare=False)
+    """``progress(done: int, total: int, what: str)``, or None."""

@@ -1,0 +1,24 @@
+"""The table of measurements: name -> the function that makes it. Measured once, in this order, whichever rules ask."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import cast
+
+from gradguard.measurements.base import Measure
+
+__all__ = ["MEASUREMENTS", "measure_function"]
+
+MEASUREMENTS: dict[str, str] = {
+    # name: module under gradguard.measurements and function
+    "determinism": "determinism:measure",
+    "gradients": "gradients:measure",
+    "detached": "detached:measure",
+    "localisation": "localisation:measure",
+}
+
+
+def measure_function(name: str) -> Measure:
+    """The function that makes a measurement."""
+    module, _, function = MEASUREMENTS[name].partition(":")
+    return cast(Measure, getattr(import_module(f"gradguard.measurements.{module}"), function))

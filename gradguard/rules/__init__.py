@@ -1,0 +1,1 @@
+"""Rules: pure functions from measurements to findings. One file per rule; the table is ``registry.py``."""

@@ -1,0 +1,75 @@
+"""The table of rules. Codes never change meaning; a rule is added by writing its file and one row here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from importlib import import_module
+
+from gradguard.blocks import nearest
+from gradguard.errors import UsageError
+from gradguard.rules.base import Rule
+
+__all__ = ["RULES", "all_rules", "find", "rule_class", "select_rules"]
+
+RULES: dict[str, tuple[str, str]] = {
+    # code: (slug, module under gradguard.rules and class)
+    "GG101": ("gradient-mismatch", "gradient_mismatch:GradientMismatch"),
+    "GG102": ("nonfinite-gradient", "nonfinite_gradient:NonfiniteGradient"),
+    "GG103": ("nondifferentiable-point", "nondifferentiable_point:NondifferentiablePoint"),
+    "GG104": ("nondeterministic-gradient", "nondeterministic_gradient:NondeterministicGradient"),
+    "GG105": ("missing-gradient", "missing_gradient:MissingGradient"),
+    "GG113": ("detached-gradient", "detached_gradient:DetachedGradient"),
+    "GG901": ("unused-ignore", "unused_ignore:UnusedIgnore"),
+    "GG902": ("vacuous-check", "vacuous_check:VacuousCheck"),
+}
+
+
+def rule_class(code: str) -> type[Rule]:
+    """The class of a rule by its code."""
+    module, _, name = RULES[code][1].partition(":")
+    found = getattr(import_module(f"gradguard.rules.{module}"), name)
+    if not (isinstance(found, type) and issubclass(found, Rule)):
+        raise TypeError(f"{code}: {RULES[code][1]} is not a Rule")
+    return found
+
+
+def all_rules() -> list[type[Rule]]:
+    """Every rule, by code."""
+    return [rule_class(code) for code in sorted(RULES)]
+
+
+def find(name: str) -> str:
+    """The code of a rule given by code or slug, in any case.
+
+    Raises:
+        UsageError: there is no such rule; names the nearest.
+    """
+    wanted = name.strip()
+    for code, (slug, _) in RULES.items():
+        if wanted.upper() == code or wanted.lower() == slug:
+            return code
+    known = [*RULES, *(slug for slug, _ in RULES.values())]
+    raise UsageError(
+        f"there is no rule {wanted!r}.{nearest(wanted, known)}", todo="`gradguard rules` lists them; a code, a slug or a prefix such as GG1"
+    )
+
+
+def select_rules(select: Iterable[str] | str | None) -> list[str]:
+    """The codes that a selection names: codes, slugs, prefixes (``GG1``), globs (``GG1*``); None is all.
+
+    Raises:
+        UsageError: one of them names no rule.
+    """
+    if select is None:
+        return sorted(RULES)
+    wanted = select.split(",") if isinstance(select, str) else list(select)
+    chosen: set[str] = set()
+    for name in wanted:
+        name = name.strip()
+        prefix = name.upper()
+        matches = {code for code in RULES if prefix.startswith("GG") and (code.startswith(prefix) or fnmatchcase(code, prefix))}
+        chosen |= matches or {find(name)}
+    if not chosen:
+        raise UsageError("the selection names no rule", todo="`gradguard rules` lists them")
+    return sorted(chosen)

@@ -1,0 +1,49 @@
+"""Order findings by cause: one root, the others caused by it. A pure function.
+
+A rule whose finding was triaged still fails, in one line that points to the root.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from gradguard.finding import Finding
+
+__all__ = ["CAUSES", "triage"]
+
+CAUSES: dict[str, tuple[str, ...]] = {
+    # what is seen: what, if it is there too (for the same block, or for all blocks where it names none), explains it
+    "GG105": ("GG113",),
+    "GG101": ("GG104", "GG102", "GG113"),
+    "GG103": ("GG104", "GG102"),
+    "GG113": ("GG104",),
+}
+"""Which findings explain which; the first one found is the root."""
+
+RANK = {"error": 0, "warning": 1, "info": 2}
+
+
+def triage(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """The findings with ``caused_by`` set, roots first, errors before warnings before infos.
+
+    A finding that already names its cause keeps it. A root explains a finding of the same scenario when it concerns the
+    same block, or when it concerns no block in particular, or when the rules' table says so for the whole scenario.
+    """
+    found = list(findings)
+    result: list[Finding] = []
+    for finding in found:
+        cause = finding.caused_by or _cause(finding, found)
+        result.append(replace(finding, caused_by=cause) if cause != finding.caused_by else finding)
+    order = {id(f): i for i, f in enumerate(result)}
+    return tuple(sorted(result, key=lambda f: (RANK[f.severity], bool(f.caused_by), order[id(f)])))
+
+
+def _cause(finding: Finding, found: list[Finding]) -> str:
+    for code in CAUSES.get(finding.code, ()):
+        for other in found:
+            same_place = not other.block or other.block == finding.block
+            severe = RANK[other.severity] <= RANK[finding.severity]
+            if other.code == code and other.scenario == finding.scenario and same_place and severe:
+                return other.fingerprint
+    return ""
