@@ -1,0 +1,1 @@
+"""Numerical differentiation of t -> phi(t), with an error bar. NumPy only; it knows nothing of models."""
