@@ -1,0 +1,52 @@
+# Two commands do all the set-up: `make demo` and `make test`. Each builds what it needs in .venv, once.
+
+PYTHON ?= python3
+JOBS ?= 2
+PYTEST_ARGS ?=
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+# One BLAS thread per worker: the tests run side by side, and threads that compete are slower than one.
+export OMP_NUM_THREADS ?= 1
+# The examples and tests make their own data; nothing is fetched from a model hub.
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: demo test lint docs clean
+
+demo: .venv/demo.stamp
+	$(BIN)/gradguard report examples/digits.py
+	@echo
+	@echo "Now the loop that many explanations of backpropagation print. Its findings are meant, so exit code 1 is right:"
+	@echo
+	$(BIN)/gradguard report examples/textbook_backprop.py; test $$? -eq 1
+
+test: .venv/tests.stamp lint
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
+
+lint: .venv/tests.stamp
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy --no-error-summary
+
+docs: .venv/docs.stamp
+	$(BIN)/sphinx-build -W -q docs build/docs
+
+clean:
+	rm -rf .venv build
+
+.venv/python.stamp: constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "gradguard needs Python 3.11 or newer; name one: make PYTHON=python3.11 test")'
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/demo.stamp: .venv/python.stamp pyproject.toml
+	$(PIP) --editable '.[examples]'
+	@touch $@
+
+.venv/tests.stamp: .venv/python.stamp pyproject.toml
+	$(PIP) --editable '.[tests]'
+	@touch $@
+
+.venv/docs.stamp: .venv/python.stamp pyproject.toml
+	$(PIP) --editable '.[docs]'
+	@touch $@
