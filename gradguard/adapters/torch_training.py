@@ -1,0 +1,448 @@
+"""A torch module, its loss, data and optimizer, trained on a copy. The user's objects are read and never written."""
+
+from __future__ import annotations
+
+import copy
+import math
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gradguard.adapters.base import Counts, Settings
+from gradguard.adapters.training_base import (
+    Observer,
+    OptimizerFacts,
+    ParameterFacts,
+    StepFacts,
+    Trace,
+    read_batches,
+)
+from gradguard.blocks import Block
+from gradguard.errors import UsageError
+from gradguard.scenarios import SGD, Scenario
+
+__all__ = ["Session", "TorchTraining", "clean", "preserved_rng", "untouched"]
+
+
+def clean(name: str) -> str:
+    """A parameter's or module's name without what torch.compile and data-parallel wrappers add to it."""
+    return ".".join(part for part in name.removeprefix("module.").split(".") if part != "_orig_mod")
+
+
+@contextmanager
+def preserved_rng(seed: int | None = None) -> Iterator[None]:
+    """Every global random state restored afterwards; seeded inside, where a seed is given."""
+    cpu, python, numpy = torch.get_rng_state(), random.getstate(), np.random.get_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
+    try:
+        if seed is not None:
+            torch.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+        yield
+    finally:
+        torch.set_rng_state(cpu)
+        random.setstate(python)
+        np.random.set_state(numpy)
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
+
+
+@contextmanager
+def preserved_generators(batches: Any) -> Iterator[None]:
+    """The generators of a DataLoader, its sampler and its batch sampler, restored afterwards."""
+    held = []
+    for owner in (
+        batches,
+        getattr(batches, "sampler", None),
+        getattr(getattr(batches, "batch_sampler", None), "sampler", None),
+    ):
+        generator = getattr(owner, "generator", None)
+        if isinstance(generator, torch.Generator):
+            held.append((generator, generator.get_state()))
+    try:
+        yield
+    finally:
+        for generator, state in held:
+            generator.set_state(state)
+
+
+@contextmanager
+def untouched(model: torch.nn.Module) -> Iterator[None]:
+    """``.grad``, buffers and training flags of the user's model restored afterwards, whatever the loss reaches.
+
+    Raises:
+        UsageError: the loss used the user's model instead of the copy that it was given.
+    """
+    grads = [(p, p.grad) for p in model.parameters()]
+    buffers = [(b, b.detach().clone()) for b in model.buffers()]
+    modes = [(m, m.training) for m in model.modules()]
+    for parameter, _ in grads:
+        parameter.grad = None
+    used = False
+    try:
+        yield
+        used = any(p.grad is not None for p, _ in grads)
+    finally:
+        for parameter, grad in grads:
+            parameter.grad = grad
+        for module, mode in modes:
+            module.training = mode
+        with torch.no_grad():
+            for buffer, value in buffers:
+                if buffer.shape == value.shape and not torch.equal(buffer, value):
+                    buffer.copy_(value)
+    if used:
+        raise UsageError(
+            "the loss reached your model instead of the copy that it was given",
+            where="loss(model, batch)",
+            todo="use the first argument: loss=lambda model, batch: ... model(batch) ...",
+        )
+
+
+class Session:
+    """A deep copy of model and optimizer, sharing nothing with the user's: state, groups and tied weights are kept."""
+
+    def __init__(self, problem: TorchTraining, rate_scale: float = 1.0) -> None:
+        self.problem = problem
+        model, optimizer = problem.scenario.model, problem.scenario.optimizer
+        model = getattr(model, "_orig_mod", model)
+        memo: dict[int, Any] = {}
+        for module in model.modules():
+            for value in vars(module).values():  # caches and old weight_norm hold graph results, which deepcopy refuses
+                if isinstance(value, torch.Tensor) and value.grad_fn is not None:
+                    memo[id(value)] = value.detach().clone()
+        self.model: torch.nn.Module = copy.deepcopy(model, memo)
+        for parameter in self.model.parameters():
+            parameter.grad = None
+        self.optimizer: Any = None
+        if isinstance(optimizer, torch.optim.Optimizer):
+            self.optimizer = copy.deepcopy(optimizer, memo)
+        elif isinstance(optimizer, SGD):
+            trainable = [p for p in self.model.parameters() if p.requires_grad]
+            self.optimizer = (
+                torch.optim.SGD(trainable, lr=optimizer.lr, momentum=optimizer.momentum) if trainable else None
+            )
+        elif optimizer is not None:
+            self.optimizer = optimizer(self.model.parameters())
+        for group in self.groups:
+            if group["lr"] == 0 and group.get("initial_lr", 0) > 0:
+                group["lr"] = group["initial_lr"]
+            group["lr"] = group["lr"] * rate_scale
+        self.named = [(clean(n), p) for n, p in self.model.named_parameters() if p.requires_grad]
+        self.params = [p for _, p in self.named]
+
+    @property
+    def groups(self) -> list[dict[str, Any]]:
+        """The optimizer's groups; none where there is no optimizer."""
+        return list(getattr(self.optimizer, "param_groups", []))
+
+    def loss(self, batch: Any, index: int = 0) -> torch.Tensor:
+        """The user's loss of one batch, a tensor of one entry.
+
+        Raises:
+            UsageError: it raises, or returns something else.
+        """
+        self.problem.counts.forwards += 1
+        try:
+            value = self.problem.scenario.loss(self.model, batch)
+        except UsageError:
+            raise
+        except Exception as error:
+            raise UsageError(
+                f"the loss raised {type(error).__name__}: {error}".splitlines()[0],
+                where=f"loss(model, batch) on batch {index}",
+                todo="loss takes a model like yours and one batch; are all batches of the shapes that it expects?",
+            ) from error
+        if not isinstance(value, torch.Tensor) or value.numel() != 1:
+            shown = (
+                f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
+            )
+            raise UsageError(
+                f"the loss returned {shown}, not a scalar tensor",
+                where=f"loss(model, batch) on batch {index}",
+                todo="reduce it: loss.mean(); and do not call .item()",
+            )
+        return value.reshape(())
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Gradients into the copy's parameters only (a teacher that the loss closes over keeps its ``.grad``)."""
+        self.problem.counts.backwards += 1
+        if not loss.requires_grad or not self.params:
+            return
+        try:
+            loss.backward(inputs=self.params)
+        except RuntimeError as error:
+            if "checkpoint" not in str(error).lower():
+                raise
+            loss.backward()  # reentrant checkpointing refuses chosen inputs
+
+    def zero_grad(self) -> None:
+        """No gradient, in the model and in what else the optimizer holds."""
+        for parameter in self.model.parameters():
+            parameter.grad = None
+        if self.optimizer is not None:
+            self.optimizer.zero_grad()
+
+    def step(self, batch: Any, index: int) -> None:
+        """One optimizer step; optimizers that need a closure get one."""
+        if self.optimizer is None:
+            return
+
+        def closure() -> torch.Tensor:
+            self.zero_grad()
+            with torch.enable_grad():
+                loss = self.loss(batch, index)
+                self.backward(loss)
+            return loss.detach()
+
+        if isinstance(self.optimizer, torch.optim.LBFGS):
+            self.optimizer.step(closure)
+        else:
+            self.optimizer.step()
+
+
+def norms(tensors: Sequence[torch.Tensor | None]) -> NDArray[np.float64]:
+    """The 2-norm of each tensor, shape (P,); NaN for None, infinite where an entry is not finite. One fused pass."""
+    found = [i for i, t in enumerate(tensors) if t is not None]
+    result = np.full(len(tensors), math.nan)
+    dense = []
+    for i in found:
+        tensor = tensors[i]
+        assert tensor is not None
+        tensor = tensor.detach()
+        if hasattr(tensor, "full_tensor"):  # a sharded tensor's own norm is the local shard's
+            tensor = tensor.full_tensor()
+        tensor = tensor.coalesce().values() if tensor.is_sparse else tensor
+        dense.append(tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor)
+    if dense:
+        values = torch._foreach_norm(dense)
+        measured = torch.stack([v.to(device="cpu", dtype=torch.float64) for v in values]).numpy()
+        result[found] = np.where(np.isnan(measured), math.inf, measured)
+    return result
+
+
+class TorchTraining:
+    """A torch scenario that can be trained on copies; see :class:`gradguard.adapters.training_base.Trainable`."""
+
+    def __init__(self, scenario: Scenario, settings: Settings) -> None:
+        self.scenario = scenario
+        self.settings = settings
+        self.counts = Counts()
+        self.path = "a copy of the module"
+        self.notes: tuple[str, ...] = ()
+        self.sessions: dict[str, Session] = {}
+        if not any(True for _ in scenario.model.parameters()):
+            raise UsageError(
+                "the model has no parameters",
+                where=type(scenario.model).__name__,
+                todo="give a model that can be trained",
+            )
+        self._check_optimizer(scenario.optimizer)
+        with preserved_rng(settings.seed), preserved_generators(scenario.batches):
+            read = read_batches(scenario.batches, settings.steps)
+        self.batches = read.items
+        self.batch_count = len(self.batches)
+        with preserved_rng(settings.seed):
+            self.optimizer = self._optimizer_facts()
+        self.notes = (*self.notes, *self.optimizer.notes)
+        self.parameters = self._parameter_facts()
+        self.blocks = tuple(
+            Block(name=p.name, shape=p.shape, dtype=p.dtype, module=p.module, owner=p.owner)
+            for p in self.parameters
+            if p.trainable
+        )
+
+    @staticmethod
+    def _check_optimizer(optimizer: Any) -> None:
+        if optimizer is None or isinstance(optimizer, torch.optim.Optimizer | SGD):
+            return
+        if not callable(optimizer):
+            raise UsageError(
+                f"optimizer takes a torch optimizer or a function that makes one from parameters, got {type(optimizer).__name__}",
+                todo="optimizer=torch.optim.Adam(model.parameters()), or optimizer=torch.optim.Adam",
+            )
+
+    def fresh(self, rate_scale: float = 1.0) -> Session:
+        """A new copy of model and optimizer in the user's state."""
+        return Session(self, rate_scale)
+
+    def _optimizer_facts(self) -> OptimizerFacts:
+        given = self.scenario.optimizer
+        if given is None:
+            return OptimizerFacts()
+        session = self.fresh()
+        mine = {id(p) for p in session.model.parameters()}
+        held = [p for group in session.groups for p in group["params"]]
+        original = getattr(given, "param_groups", [])
+        notes = [
+            f"group {i} has a rate of 0 and a scheduler: trained at its initial rate {group['initial_lr']:.3g}"
+            for i, group in enumerate(original)
+            if group["lr"] == 0 and group.get("initial_lr", 0) > 0
+        ]
+        name = type(session.optimizer).__name__ if session.optimizer is not None else ""
+        if not session.groups and session.optimizer is not None:
+            raise UsageError(
+                f"optimizer(parameters) returned {name}, not a torch optimizer",
+                todo="optimizer=lambda p: torch.optim.SGD(p, lr=0.1)",
+            )
+        owned = sum(id(p) in mine for p in held)
+        return OptimizerFacts(
+            name=name,
+            lrs=tuple(float(g["lr"]) for g in session.groups),
+            foreign=len(held) - owned,
+            owned=owned,
+            notes=tuple(notes),
+        )
+
+    def _parameter_facts(self) -> tuple[ParameterFacts, ...]:
+        session = self.fresh() if self.scenario.optimizer is not None else None
+        model = session.model if session else getattr(self.scenario.model, "_orig_mod", self.scenario.model)
+        group_of = {id(p): i for i, g in enumerate(session.groups if session else []) for p in g["params"]}
+        names: dict[int, list[str]] = {}
+        for name, parameter in model.named_parameters(remove_duplicate=False):
+            names.setdefault(id(parameter), []).append(name)
+        facts = []
+        for name, parameter in model.named_parameters():
+            path = name.rpartition(".")[0]
+            facts.append(
+                ParameterFacts(
+                    name=clean(name),
+                    shape=tuple(parameter.shape),
+                    dtype=str(parameter.dtype).removeprefix("torch."),
+                    module=clean(path),
+                    owner=type(model.get_submodule(path)).__name__,
+                    trainable=parameter.requires_grad,
+                    group=group_of.get(id(parameter)),
+                    aliases=tuple(clean(n) for n in names[id(parameter)][1:]),
+                )
+            )
+        return tuple(facts)
+
+    def run(
+        self,
+        steps: int,
+        *,
+        rate_scale: float = 1.0,
+        seed: int = 0,
+        batches: Sequence[int] | None = None,
+        same_batch: bool = False,
+        compare: int = 0,
+        observers: Sequence[Observer] = (),
+        keep: str = "",
+    ) -> Trace:
+        """Train a fresh copy; see :meth:`gradguard.adapters.training_base.Trainable.run`.
+
+        ``keep`` names the trained copy in ``sessions`` for later looks at it.
+        """
+        order = list(batches) if batches is not None else list(range(self.batch_count))
+        with untouched(self.scenario.model), preserved_rng(seed), torch.enable_grad():
+            session = self.fresh(rate_scale)
+            trace = self._train(session, steps, order, seed, same_batch, order[:compare], observers)
+        if keep:
+            session.zero_grad()
+            self.sessions[keep] = session
+        return trace
+
+    def _train(
+        self,
+        session: Session,
+        steps: int,
+        order: list[int],
+        seed: int,
+        same_batch: bool,
+        compared: list[int],
+        observers: Sequence[Observer],
+    ) -> Trace:
+        start = self.evaluate(session, compared, seed)
+        first = [p.detach().clone() for p in session.params]
+        facts: list[StepFacts] = []
+        rows: list[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]] = []
+        stopped = ""
+        for step in range(steps):
+            index = order[step % len(order)]
+            batch = self.batches[index]
+            session.zero_grad()
+            state = torch.get_rng_state()
+            loss = session.loss(batch, index)
+            session.backward(loss)
+            value = float(loss.detach())
+            gradient, weight = norms([p.grad for p in session.params]), norms(session.params)
+            for observer in observers:
+                observer(step, session)
+            nonfinite = int(np.isinf(gradient).sum()) + (not math.isfinite(value))
+            lrs = tuple(float(g["lr"]) for g in session.groups)
+            before = [p.detach().clone() for p in session.params]
+            after = None
+            if nonfinite:
+                stopped = f"{'the loss' if not math.isfinite(value) else 'a gradient'} is not finite at step {step}"
+            else:
+                session.step(batch, index)
+                if same_batch:
+                    after = self._again(session, batch, index, state)
+            update = norms([p.detach() - b for p, b in zip(session.params, before, strict=True)])
+            rows.append((gradient, weight, update))
+            facts.append(
+                StepFacts(
+                    step=step,
+                    batch=index,
+                    loss=value,
+                    loss_after=after,
+                    grad_norm=float(np.sqrt(np.nansum(gradient**2))),
+                    lr=lrs,
+                    update_ratio=median_ratio(update, weight),
+                    nonfinite=nonfinite,
+                )
+            )
+            if stopped:
+                break
+        moved = norms([p.detach() - f for p, f in zip(session.params, first, strict=True)])
+        start_norm = norms(first)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            movement = np.where(start_norm > 0, moved / start_norm, math.nan)
+        shape = (len(rows), len(session.params))
+        columns = [np.array([row[k] for row in rows]).reshape(shape) for k in range(3)]
+        return Trace(
+            steps=tuple(facts),
+            blocks=tuple(n for n, _ in session.named),
+            gradient=columns[0],
+            weight=columns[1],
+            update=columns[2],
+            stopped=stopped,
+            loss_start=start,
+            loss_end=self.evaluate(session, compared, seed),
+            movement=movement,
+        )
+
+    def _again(self, session: Session, batch: Any, index: int, state: torch.Tensor) -> float:
+        """The loss of the same batch with the same random state; buffers restored."""
+        now = torch.get_rng_state()
+        buffers = [(b, b.detach().clone()) for b in session.model.buffers()]
+        torch.set_rng_state(state)
+        with torch.enable_grad():  # a loss may take gradients itself
+            value = float(session.loss(batch, index).detach())
+        with torch.no_grad():
+            for buffer, old in buffers:
+                buffer.copy_(old)
+        torch.set_rng_state(now)
+        return value
+
+    def evaluate(self, session: Session, indices: Sequence[int], seed: int) -> tuple[float, ...]:
+        """The losses of chosen batches, shape (n,), with a fixed random state; nothing of the copy changes."""
+        losses = []
+        for index in indices:
+            with preserved_rng(seed):
+                losses.append(self._again(session, self.batches[index], index, torch.get_rng_state()))
+        return tuple(losses)
+
+
+def median_ratio(update: NDArray[np.float64], weight: NDArray[np.float64]) -> float:
+    """The median over blocks of ||update|| / ||weight||, of the blocks whose weight is not 0; NaN without one."""
+    ratios = update[weight > 0] / weight[weight > 0]
+    ratios = ratios[np.isfinite(ratios)]
+    return float(np.median(ratios)) if ratios.size else math.nan
