@@ -1,0 +1,338 @@
+"""NumPy callables with a hand-written gradient, behind the seam of :mod:`gradguard.adapters.base`."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradguard.adapters.base import BlockFacts, Counts, Identity
+from gradguard.adapters.nesting import children, flatten
+from gradguard.adapters.numpy_call import Call, differentiable
+from gradguard.adapters.numpy_gradient import Input, Matched, check_gradient, match_gradient
+from gradguard.adapters.numpy_phi import UNIT, Phi, Points
+from gradguard.adapters.numpy_random import RandomStates
+from gradguard.blocks import Block, Tangent, draw, select_blocks
+from gradguard.errors import UsageError
+from gradguard.scenarios import Scenario
+
+__all__ = ["NumpyProblem", "adapt_numpy", "adapt_numpy_scenario"]
+
+def adapt_numpy(
+    f: Callable[..., Any],
+    inputs: Any,
+    *,
+    grad: Callable[..., Any] | None = None,
+    vjp: Callable[..., Any] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    wrt: Sequence[str] | str | None = None,
+    seed: int = 0,
+    batched: bool | Callable[..., Any] | None = None,
+    names: Sequence[str] | None = None,
+    kind: str = "input",
+) -> NumpyProblem:
+    """A NumPy function with its gradient under test, as a problem.
+
+    ``inputs``: a tuple (positional), a dict (keyword), or one array or container. ``grad(*inputs)`` is the gradient of
+    a scalar-valued ``f``; ``vjp(cotangent, *inputs)`` is tested with a random signed cotangent over all outputs.
+    Complex blocks follow torch: the gradient is dL/dRe + i dL/dIm, and the slope along u is Re sum(conj(g) u).
+
+    ``batched``: True where ``f`` also takes every differentiated input with a leading axis (K, ...) and then returns
+    (K, ...); or a function that does. ``names`` replaces the inputs' names, ``""`` names their parts alone.
+
+    Raises:
+        UsageError: the check cannot be made as asked for; says what, where, and what to do.
+    """
+    if (grad is None) == (vjp is None):
+        raise UsageError(
+            "a NumPy function is checked against its hand-written gradient: one of grad and vjp" if grad is None
+            else "both grad and vjp are given",
+            todo="pass grad=g with g(*inputs) for a scalar-valued f, or vjp=h with h(cotangent, *inputs)",
+        )
+    backward, what = (grad, "grad") if grad is not None else (vjp, "vjp")
+    if not callable(backward):
+        raise UsageError(f"{what} must be a function, got {type(backward).__name__}")
+    stacked = f if batched is True else batched if callable(batched) else None
+    call = Call(f, inputs, kwargs, RandomStates(f, backward, stacked), names)
+    return NumpyProblem(call, backward, what, wrt=wrt, seed=seed, batched=stacked, kind=kind)
+
+
+def adapt_numpy_scenario(scenario: Scenario, batch: Any, *, seed: int = 0) -> NumpyProblem:
+    """A scenario whose model is a (nested) dict of arrays, bound to one batch; the blocks are named as in the model.
+
+    Raises:
+        UsageError: the scenario has no ``grad``, or ``adapt_numpy`` cannot use it.
+    """
+    grad = scenario.grad
+    if grad is None:
+        raise UsageError(
+            "the scenario's model is made of NumPy arrays, and it has no grad",
+            todo="gg.Scenario(..., grad=g) with g(model, batch) mirroring the model",
+        )
+    loss = scenario.loss
+    return adapt_numpy(
+        lambda model: loss(model, batch), (scenario.model,), grad=lambda model: grad(model, batch),
+        wrt=scenario.wrt, seed=seed, names=("",), kind="parameter",
+    )
+
+
+class NumpyProblem:
+    """``Differentiable`` and ``Entrywise`` for a NumPy function; made by :func:`adapt_numpy`."""
+
+    def __init__(
+        self,
+        call: Call,
+        backward: Callable[..., Any],
+        what: str,
+        *,
+        wrt: Sequence[str] | str | None,
+        seed: int,
+        batched: Callable[..., Any] | None,
+        kind: str,
+    ) -> None:
+        self.call, self.backward, self.what = call, backward, what
+        self.counts = Counts()
+        self.notes: tuple[str, ...] = ()
+        named = {leaf.name: i for i, leaf in enumerate(call.original) if differentiable(leaf.value)}
+        if not named:
+            raise UsageError("there is nothing to differentiate: no input is of a floating-point or complex type",
+                             where=call.shown(), todo="pass floating-point arrays; integers and booleans are constants")
+        chosen = select_blocks(list(named), _whole_inputs(call, wrt))
+        self.phi = Phi(call, self.counts, scalar=what == "grad", seed=seed, batched=batched)
+        self.inputs = _inputs(call, chosen)
+        first = self._backward()
+        if wrt is None:  # an input that the gradient leaves out is a constant, and said to be
+            chosen = [name for name in chosen if not self._is_left_out(name, first.left_out)]
+            for name in first.left_out:
+                self._note(f"{what} returns no gradient for input {name}: it is held constant and not checked")
+        if not chosen:
+            raise UsageError(f"{what} returns no gradient for any input", where=call.shown(),
+                             todo=f"return from {what} what mirrors the inputs")
+        self.leaf_of = [named[name] for name in chosen]
+        self.phi.stacked_leaves = tuple(self.leaf_of)
+        self.blocks: tuple[Block, ...] = tuple(
+            Block(name=name, shape=np.shape(call.leaves[i]), dtype=_dtype(call.original[i].value), kind=kind)
+            for name, i in zip(chosen, self.leaf_of, strict=True)
+        )
+        self.gradients = self._arrays(first)
+        pairs = zip(self.blocks, self._x(), strict=True)
+        low = sorted({block.dtype for block, x in pairs if block.dtype != _dtype(x)})
+        self.path = f"lifted from {', '.join(low)}" if low else "float64"
+        if low:
+            self._note(f"values and gradient are compared at inputs lifted to float64, not in {', '.join(low)} itself")
+        for note in self.phi.notes:
+            self._note(note)
+
+    def values(self, tangents: Sequence[Tangent], steps: NDArray[np.float64]) -> NDArray[np.float64]:
+        """phi(t) - phi(0), shape (K, S). The base output is subtracted entry by entry, before the sum over outputs."""
+        grid = np.broadcast_to(np.asarray(steps, dtype=np.float64), (len(tangents), np.shape(steps)[-1]))
+        x = self._x()
+
+        def points() -> Points:
+            for tangent, row in zip(tangents, grid, strict=True):
+                u = self._directions(tangent)
+                yield from ({self.leaf_of[b]: x[b] + t * along for b, along in u.items()} for t in row)
+
+        return self.phi.differences(points())[0].reshape(grid.shape)
+
+    def slopes(self, tangents: Sequence[Tangent]) -> NDArray[np.float64]:
+        """<g_i, u_i> = Re sum(conj(g_i) u_i), shape (K, blocks); 0 where no gradient came."""
+        return self._per_block(tangents, lambda g, u: float(np.real(np.sum(np.conj(g) * u))))
+
+    def norms(self, tangents: Sequence[Tangent]) -> NDArray[np.float64]:
+        """||g_i * u_i||, over real and imaginary components, shape (K, blocks)."""
+        return self._per_block(tangents, lambda g, u: float(np.hypot(_norm(g.real * u.real), _norm(g.imag * u.imag))))
+
+    def facts(self) -> tuple[BlockFacts, ...]:
+        """One record per block, of the gradient under test."""
+        return tuple(_facts(g, x) for g, x in zip(self.gradients, self._x(), strict=True))
+
+    def scale_of_value(self) -> float:
+        """Sum of |v| |f| over the outputs."""
+        return self.phi.scale()
+
+    def identity(self) -> Identity:
+        """Value and gradient again, with the random state as at the first time."""
+        value = max(map(_difference, self.phi.base, self.phi.again()), default=0.0)
+        worst = list(map(_difference, self.gradients, self._arrays(self._backward())))
+        gradient = max(worst, default=0.0)
+        block = self.blocks[worst.index(gradient)].name if gradient else ""
+        return Identity(value_difference=value, gradient_difference=gradient, block=block)
+
+    def at(self, nudge: Tangent | None, size: float) -> NumpyProblem:
+        """The same problem at x + size * u; the costs are counted together."""
+        if nudge is None or size == 0:
+            return self
+        leaves = list(self.call.leaves)
+        for block, u in self._directions(nudge).items():
+            leaves[self.leaf_of[block]] = self._x()[block] + size * u
+        other = copy.copy(self)
+        other.phi = self.phi.moved(leaves)
+        other.call = other.phi.call
+        other.gradients = other._arrays(other._backward())
+        return other
+
+    def entries(self, block: int, indices: Sequence[int]) -> NDArray[np.float64]:
+        """Analytical entries at flat indices, shape (n,): the real part; 0 where no gradient came."""
+        gradient = self.gradients[block]
+        if gradient is None:
+            return np.zeros(len(indices))
+        return np.array(np.real(gradient.reshape(-1)[np.asarray(indices, dtype=np.intp)]), dtype=np.float64)
+
+    def differences(self, block: int, indices: Sequence[int], step: float) -> tuple[NDArray[np.float64], str]:
+        """phi(+-step e_k) - phi(0), shape (n, 2), and whether the evaluations were stacked or looped, and why."""
+        leaf, x = self.leaf_of[block], self._x()[block]
+        unit = np.zeros(np.shape(x))
+
+        def points() -> Points:
+            for index in indices:
+                for t in (step, -step):
+                    unit.reshape(-1)[index] = t
+                    yield {leaf: x + unit}
+                    unit.reshape(-1)[index] = 0.0
+
+        found, path = self.phi.differences(points())
+        return found.reshape(-1, 2), path
+
+    def complex_slopes(self, tangents: Sequence[Tangent]) -> NDArray[np.float64] | None:
+        """Im phi(x + i h u) / h with h = 1e-30, shape (K,): free of cancellation; None where it does not hold.
+
+        Squire & Trapp 1998, eq. 2. It holds only where f is analytic and computes in complex numbers; so it is compared
+        with central differences, to their own accuracy, along every tangent before it is believed.
+        """
+        if any(np.iscomplexobj(x) for x in self._x()) or any(np.iscomplexobj(base) for base in self.phi.base):
+            return None
+        found = np.empty(len(tangents))
+        for k, tangent in enumerate(tangents):
+            x, u = self._x(), self._directions(tangent)
+            part = self.phi.imaginary({self.leaf_of[b]: x[b] + 1e-30j * along for b, along in u.items()})
+            if part is None or not self._agrees(tangent, part / 1e-30):
+                return None
+            found[k] = part / 1e-30
+        return found
+
+    def _agrees(self, tangent: Tangent, slope: float) -> bool:
+        step = 2.0**-17
+        half = step / 2
+        wide, narrow = self.values([tangent], np.array([step, -step, half, -half])).reshape(2, 2) @ [1.0, -1.0]
+        coarse, fine = wide / (2 * step), narrow / (2 * half)
+        noise = 8 * np.finfo(np.float64).eps * self.scale_of_value() / half
+        return bool(abs((4 * fine - coarse) / 3 - slope) <= abs(fine - coarse) + noise)
+
+    def _x(self) -> list[Any]:
+        return [self.call.leaves[i] for i in self.leaf_of]
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes = (*self.notes, text)
+
+    def _backward(self) -> Matched:
+        self.counts.backwards += 1
+        first = () if self.what == "grad" else (self.phi.structured_cotangent(),)
+        return match_gradient(self.call.at_base(self.backward, self.what, *first), self.inputs, what=self.what)
+
+    def _is_left_out(self, name: str, left_out: Sequence[str]) -> bool:
+        return any(one.name in left_out and name in one.blocks for one in self.inputs)
+
+    def _arrays(self, matched: Matched) -> list[NDArray[Any] | None]:
+        """One array per block, or None; checked for shape and dtype."""
+        found = [matched.gradients.get(block.name) for block in self.blocks]
+        return [
+            None if g is None else check_gradient(b.name, b.shape, g, is_complex=np.iscomplexobj(x), what=self.what)
+            for b, g, x in zip(self.blocks, found, self._x(), strict=True)
+        ]
+
+    def _directions(self, tangent: Tangent) -> dict[int, NDArray[Any]]:
+        """The tangent's values, block by block: float64 or complex128 arrays of the blocks' shapes."""
+        x, result = self._x(), {}
+        for block, scale in tangent.scales.items():
+            result[block] = _direction(x[block], tangent.seed, block, scale, tangent.relative)
+        for chosen in tangent.entries:
+            still = np.zeros(np.shape(x[chosen.block]), dtype=np.asarray(x[chosen.block]).dtype)
+            u = result.setdefault(chosen.block, still)
+            np.add.at(u.reshape(-1), np.asarray(chosen.indices, dtype=np.intp), np.asarray(chosen.values))
+        return result
+
+    def _per_block(
+        self, tangents: Sequence[Tangent], share: Callable[[NDArray[Any], NDArray[Any]], float]
+    ) -> NDArray[np.float64]:
+        result = np.zeros((len(tangents), len(self.blocks)))
+        for k, tangent in enumerate(tangents):
+            for block, u in self._directions(tangent).items():
+                gradient = self.gradients[block]
+                if gradient is not None:
+                    result[k, block] = share(gradient, u)
+        return result
+
+
+def _direction(x: Any, seed: int, block: int, scale: float, relative: bool) -> NDArray[Any]:
+    is_complex = np.iscomplexobj(x)
+    size = int(np.size(x)) * (2 if is_complex else 1)
+    u = draw(seed, block, size).astype(np.float64) * (scale / UNIT)
+    u = (u.view(np.complex128) if is_complex else u).reshape(np.shape(x))
+    if relative and np.size(x):
+        rms = _norm(x) / np.sqrt(np.size(x))
+        if rms > 0:
+            u = u * np.maximum(np.abs(np.asarray(x)) / rms, 1e-3)
+    return u
+
+
+def _dtype(x: Any) -> str:
+    return str(np.asarray(x).dtype)
+
+
+def _norm(x: Any) -> float:
+    return float(np.linalg.norm(np.asarray(x).reshape(-1)))
+
+
+def _facts(gradient: NDArray[Any] | None, x: Any) -> BlockFacts:
+    rms = _norm(x) / max(1, np.size(x)) ** 0.5
+    if gradient is None:
+        return BlockFacts(gradient_norm=0.0, value_rms=rms, missing=True)
+    bad = np.flatnonzero(~np.isfinite(gradient))
+    return BlockFacts(
+        gradient_norm=_norm(gradient), value_rms=rms, zero=not gradient.any(), nonfinite=len(bad),
+        first_nonfinite=int(bad[0]) if len(bad) else None,
+    )
+
+
+def _difference(first: NDArray[Any] | None, second: NDArray[Any] | None) -> float:
+    """The largest difference relative to the largest magnitude; two NaN in one place are the same."""
+    if first is None or second is None:
+        return 0.0 if first is second else float("inf")
+    if first.shape != second.shape:
+        return float("inf")
+    same = (first == second) | (np.isnan(first) & np.isnan(second))
+    if same.all():
+        return 0.0
+    with np.errstate(all="ignore"):
+        found = np.max(np.abs(first - second)[~same]) / np.max(np.abs(first[np.isfinite(first)]), initial=1e-300)
+    return float(found) if np.isfinite(found) else float("inf")
+
+
+def _inputs(call: Call, chosen: Sequence[str]) -> tuple[Input, ...]:
+    wanted = frozenset(chosen)
+    return tuple(
+        Input(name=name, value=value, blocks=wanted & {leaf.name for leaf in flatten(value, name)})
+        for name, value in zip(call.names, call.inputs, strict=True)
+    )
+
+
+def _whole_inputs(call: Call, wrt: Sequence[str] | str | None) -> Sequence[str] | str | None:
+    """``wrt`` with the name of a whole container replaced by the names of its blocks."""
+    if wrt is None:
+        return None
+    result: list[str] = []
+    for pattern in [wrt] if isinstance(wrt, str) else wrt:
+        inside = [
+            leaf.name
+            for name, value in zip(call.names, call.inputs, strict=True)
+            if name == pattern and children(value) is not None
+            for leaf in flatten(value, name)
+            if differentiable(leaf.value)
+        ]
+        result += inside or [pattern]
+    return result
