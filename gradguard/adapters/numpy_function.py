@@ -276,7 +276,7 @@ def _direction(x: Any, seed: int, block: int, scale: float, relative: bool) -> N
     if relative and np.size(x):
         rms = _norm(x) / np.sqrt(np.size(x))
         if rms > 0:
-            u = u * np.maximum(np.abs(np.asarray(x)) / rms, 1e-3)
+            u = u * np.clip(np.abs(np.asarray(x)) / rms, 1e-3, 1.0)
     return u
 
 
@@ -291,7 +291,7 @@ def _norm(x: Any) -> float:
 def _facts(gradient: NDArray[Any] | None, x: Any) -> BlockFacts:
     rms = _norm(x) / max(1, np.size(x)) ** 0.5
     if gradient is None:
-        return BlockFacts(gradient_norm=0.0, value_rms=rms, missing=True)
+        return BlockFacts(gradient_norm=0.0, value_rms=rms, missing=True, zero=True)
     bad = np.flatnonzero(~np.isfinite(gradient))
     return BlockFacts(
         gradient_norm=_norm(gradient), value_rms=rms, zero=not gradient.any(), nonfinite=len(bad),

@@ -51,7 +51,7 @@ class Reading:
 def match_gradient(gradient: Any, inputs: Sequence[Input], *, what: str = "grad") -> Matched:
     """The gradient of every block, by name; ``what`` is what the user's function is called in messages.
 
-    Of several readings the one with the fewest misfits is taken, then that with the fewest wrong shapes, then the first.
+    Of several readings the one with the fewest misfits is taken, then the fewest wrong shapes, then the first.
 
     Raises:
         UsageError: no reading fits: a container is covered only in part, or a name or an item is unknown.

@@ -7,6 +7,7 @@ import inspect
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -81,12 +82,17 @@ def _reach(value: Any, depth: int, seen: set[int], found: dict[int, Any]) -> Non
             _reach(inner, depth - 1, seen, found)
 
 
+def _names(code: CodeType) -> list[str]:
+    inner = [one for one in code.co_consts if isinstance(one, CodeType)]
+    return [*code.co_names, *(name for one in inner for name in _names(one))]
+
+
 def _held_by(value: Any) -> list[Any]:
     if inspect.ismethod(value):
         return [value.__self__, value.__func__]
     if inspect.isfunction(value):
         space = value.__globals__
-        held = [space[name] for name in value.__code__.co_names if name in space]
+        held = [space[name] for name in _names(value.__code__) if name in space]
         held += [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
         for cell in value.__closure__ or ():
             with suppress(ValueError):  # a cell that is not filled yet
