@@ -1,0 +1,104 @@
+"""Turning a model into its float64 self while it runs.
+
+``model.double()`` is not enough: real models cast inside (losses, RMSNorm, rotary embeddings, attention). A dispatch
+mode sees every operator below autograd, forward and backward, and turns each dtype below float64 into float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+__all__ = ["LiftMode", "LiftingFailed", "lifted_dtype"]
+
+LIFT: dict[torch.dtype, torch.dtype] = {
+    torch.float16: torch.float64,
+    torch.bfloat16: torch.float64,
+    torch.float32: torch.float64,
+    torch.complex32: torch.complex128,
+    torch.complex64: torch.complex128,
+}
+
+
+class LiftingFailed(RuntimeError):
+    """An operator refuses float64, or writes into a low-precision tensor that cannot be exchanged."""
+
+
+def lifted_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float64 for a real dtype below it, complex128 for a complex one, the dtype itself otherwise."""
+    return LIFT.get(dtype, dtype)
+
+
+class LiftMode(TorchDispatchMode):
+    """While active, every operator computes in float64.
+
+    Tensors below float64 that reach an operator (constants of the model, casts) are converted on the way in, dtypes
+    asked for (``.to(float32)``, ``zeros(dtype=float32)``) on the way through, results on the way out. ``changed`` tells
+    whether anything had to be: where nothing was, later passes need no mode.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.changed = False
+
+    def __torch_dispatch__(self, func: Any, types: Sequence[type], args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _REINTERPRET or func.namespace not in ("aten", "prims"):
+            return func(*args, **kwargs)
+        mutable = _mutated_low(func, args, kwargs)
+        if mutable is not None:
+            return self._write(func, args, kwargs, mutable)
+        new_args, new_kwargs = tree_map(self._in, args), tree_map(self._in, kwargs)
+        if func in _HALF_TO_FLOAT and len(new_args) > 2 and new_args[2]:
+            new_args = (*new_args[:2], False)
+        return tree_map(self._out, func(*new_args, **new_kwargs))
+
+    def _in(self, value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            if value.dtype in LIFT:
+                self.changed = True
+                return value.to(LIFT[value.dtype])
+        elif isinstance(value, torch.dtype) and value in LIFT:
+            self.changed = True
+            return LIFT[value]
+        return value
+
+    def _out(self, value: Any) -> Any:
+        if isinstance(value, torch.Tensor) and value.dtype in LIFT:
+            self.changed = True
+            return value.to(LIFT[value.dtype])
+        return value
+
+    def _write(self, func: Any, args: Any, kwargs: Any, target: torch.Tensor) -> Any:
+        """An in-place operator on a low-precision tensor: compute in float64, and store what it can hold."""
+        self.changed = True
+        wide = target.to(LIFT[target.dtype])
+
+        def exchange(value: Any) -> Any:
+            return wide if value is target else self._in(value)
+
+        result = func(*tree_map(exchange, args), **tree_map(exchange, kwargs))
+        target.copy_(wide)
+        return tree_map(lambda value: target if value is wide else value, result)
+
+
+_REINTERPRET = {torch.ops.aten.view.dtype}
+_HALF_TO_FLOAT = {torch.ops.aten._softmax.default, torch.ops.aten._log_softmax.default}
+
+
+def _mutated_low(func: Any, args: Any, kwargs: Any) -> torch.Tensor | None:
+    """The low-precision tensor that the operator writes into, if there is one."""
+    schema = func._schema
+    if not schema.is_mutable:
+        return None
+    for position, argument in enumerate(schema.arguments):
+        if argument.alias_info is None or not argument.alias_info.is_write:
+            continue
+        value = args[position] if position < len(args) else kwargs.get(argument.name)
+        if isinstance(value, torch.Tensor) and value.dtype in LIFT:
+            return value
+    return None

@@ -1,0 +1,197 @@
+"""The user's model, borrowed: lifted while we measure, and given back bit for bit, also when something raises."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from gradguard.adapters.torch_lift import LiftMode, lifted_dtype
+
+__all__ = ["RandomState", "Session"]
+
+
+class RandomState:
+    """The state of every random generator that a model may draw from: torch on each device, Python, NumPy."""
+
+    def __init__(self) -> None:
+        self.cpu = torch.get_rng_state()
+        self.cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
+        self.mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+        self.python = random.getstate()
+        numpy = sys.modules.get("numpy")
+        self.numpy = numpy.random.get_state() if numpy is not None else None
+
+    def restore(self) -> None:
+        """Put the state back."""
+        torch.set_rng_state(self.cpu)
+        if self.cuda is not None:
+            torch.cuda.set_rng_state_all(self.cuda)
+        if self.mps is not None:
+            torch.mps.set_rng_state(self.mps)
+        random.setstate(self.python)
+        if self.numpy is not None:
+            sys.modules["numpy"].random.set_state(self.numpy)
+
+    def drawn_since(self) -> bool:
+        """Whether something has been drawn since this state was taken."""
+        now = RandomState()
+        if not torch.equal(self.cpu, now.cpu) or self.python != now.python:
+            return True
+        if self.cuda is not None and now.cuda is not None and any(
+            not torch.equal(a, b) for a, b in zip(self.cuda, now.cuda, strict=True)
+        ):
+            return True
+        if self.mps is not None and now.mps is not None and not torch.equal(self.mps, now.mps):
+            return True
+        return self.numpy is not None and str(self.numpy) != str(now.numpy)
+
+
+class _Attributes:
+    """The attributes of some modules, shallowly: buffers, counters, caches, train/eval; parameters are kept apart."""
+
+    def __init__(self, modules: Iterable[torch.nn.Module]) -> None:
+        self.kept: list[tuple[torch.nn.Module, dict[str, Any], dict[str, Any]]] = []
+        self.values: list[tuple[torch.Tensor, torch.Tensor, int]] = []
+        seen: set[int] = set()
+        for module in modules:
+            own = {k: v for k, v in module.__dict__.items() if k not in _CONTAINERS}
+            self.kept.append((module, own, dict(module._buffers)))
+            for tensor in [*module._buffers.values(), *(v for v in own.values() if isinstance(v, torch.Tensor))]:
+                if tensor is not None and id(tensor) not in seen and not tensor.requires_grad:
+                    seen.add(id(tensor))
+                    self.values.append((tensor, tensor.detach().clone(), tensor._version))
+
+    def restore(self) -> bool:
+        """Put everything back; tells whether anything had changed."""
+        changed = False
+        for module, own, buffers in self.kept:
+            for name in [k for k in module.__dict__ if k not in own and k not in _CONTAINERS]:
+                del module.__dict__[name]
+                changed = True
+            for name, value in own.items():
+                if module.__dict__.get(name, _NOTHING) is not value:
+                    module.__dict__[name] = value
+                    changed = True
+            for name, buffer in buffers.items():
+                if module._buffers.get(name) is not buffer:
+                    module._buffers[name] = buffer
+                    changed = True
+        for i, (tensor, saved, version) in enumerate(self.values):
+            if tensor._version != version:
+                with torch.no_grad():
+                    tensor.copy_(saved)
+                self.values[i] = (tensor, saved, tensor._version)
+                changed = True
+        return changed
+
+
+_NOTHING = object()
+_CONTAINERS = ("_parameters", "_buffers", "_modules")
+
+
+class Session:
+    """Borrows modules and leaf tensors for the length of a check.
+
+    On entry: the random state is saved; with ``lift``, every floating tensor among the parameters and buffers gets
+    float64 data (the same objects, so closures, ties and hooks stay as they are). On exit, also after an exception:
+    data, buffers, attributes, train/eval, ``.grad``, ``requires_grad`` and random states are as they were.
+    """
+
+    def __init__(self, modules: Sequence[torch.nn.Module], leaves: Sequence[torch.Tensor], *, lift: bool, seed: int) -> None:
+        self.modules = list(dict.fromkeys(inner for module in modules for inner in module.modules()))
+        found: dict[int, torch.Tensor] = {}
+        for module in self.modules:
+            for tensor in [*module._parameters.values(), *module._buffers.values()]:
+                if tensor is not None:
+                    found.setdefault(id(tensor), tensor)
+        for leaf in leaves:
+            found.setdefault(id(leaf), leaf)
+        self.tensors = list(found.values())
+        self.lift = lift
+        self.seed = seed
+        self.lift_forward = lift
+        self.lift_backward = lift
+        self.native = {id(t): t.dtype for t in self.tensors}
+
+    def __enter__(self) -> Session:
+        self._random = RandomState()
+        self._outer = _Attributes(self.modules)
+        self._grads = [(t, t.grad) for t in self.tensors if t.is_leaf]
+        self._flags = [(t, t.requires_grad) for t in self.tensors if t.is_leaf]
+        self._data = [(t, t.data) for t in self.tensors]
+        try:
+            for tensor in self.tensors:
+                if tensor.is_floating_point() or tensor.is_complex():
+                    wanted = lifted_dtype(tensor.dtype) if self.lift else tensor.dtype
+                    tensor.data = tensor.data.to(wanted) if wanted != tensor.dtype else tensor.data.clone()
+            self.original = {id(t): data for t, data in self._data}
+            torch.manual_seed(self.seed)
+            random.seed(self.seed)
+            numpy = sys.modules.get("numpy")
+            if numpy is not None:
+                numpy.random.seed(self.seed % 2**32)
+            self._start = RandomState()
+            self._inner = _Attributes(self.modules)
+            self._draws = True
+            self._drifts = True
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for tensor, data in self._data:
+            tensor.data = data
+        self._outer.restore()
+        for tensor, flag in self._flags:
+            if tensor.requires_grad != flag:
+                tensor.requires_grad_(flag)
+        for tensor, grad in self._grads:
+            if tensor.grad is not grad:
+                tensor.grad = grad
+        self._random.restore()
+
+    def reset(self) -> None:
+        """Before every pass: random state, buffers and attributes as at the first."""
+        if self._draws:
+            self._start.restore()
+        if self._drifts:
+            self._inner.restore()
+
+    def learn(self) -> None:
+        """After a pass: does the model draw random numbers, does it change its buffers? If not, resets are free."""
+        self._draws = self._start.drawn_since()
+        self._drifts = self._inner.restore()
+
+    def mode(self, *, backward: bool = False) -> AbstractContextManager[Any]:
+        """A context in which operators compute in float64, where that is needed."""
+        needed = self.lift_backward if backward else self.lift_forward
+        return LiftMode() if needed else nullcontext()
+
+    def call(self, function: Callable[[], Any], *, grad: bool) -> Any:
+        """One pass from the same state."""
+        self.reset()
+        with self.mode(), torch.set_grad_enabled(grad):
+            return function()
+
+    @contextmanager
+    def learning(self, *, backward: bool = False) -> Iterator[None]:
+        """The first pass, lifted whatever it does: where nothing had to be changed, later passes need no mode."""
+        if not self.lift:
+            yield
+            return
+        mode = LiftMode()
+        with mode:
+            yield
+        if backward:
+            self.lift_backward = mode.changed
+        else:
+            self.lift_forward = mode.changed
