@@ -8,6 +8,7 @@ framework can; a measurement asks with ``isinstance`` and is *unavailable*, with
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -17,7 +18,19 @@ if TYPE_CHECKING:
 
     from gradguard.blocks import Block, Tangent
 
-__all__ = ["BlockFacts", "Counts", "Differentiable", "Entrywise", "Identity", "Modular", "Problem"]
+__all__ = [
+    "BlockFacts",
+    "Counts",
+    "Cut",
+    "Cuttable",
+    "Differentiable",
+    "Entrywise",
+    "Identity",
+    "Modular",
+    "Outside",
+    "Problem",
+    "Settings",
+]
 
 
 @dataclass
@@ -59,6 +72,27 @@ class Identity:
     gradient_difference: float
     block: str = ""
     cause: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outside:
+    """An entry whose gradient lies outside [low, high], the gradients of points nearby, by ``distance``."""
+
+    block: int
+    index: int
+    value: float
+    low: float
+    high: float
+    distance: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """A place where a value leaves the graph: file and line, the operation, how often it happens in one pass."""
+
+    location: str
+    operation: str
+    count: int = 1
 
 
 @runtime_checkable
@@ -110,6 +144,27 @@ class Differentiable(Problem, Protocol):
         ...
 
 
+    def outside(self, nudges: Sequence[Tangent], size: float, most: int, share: float) -> tuple[Outside, ...]:
+        """The entries outside the span of the gradients at x + size * nudge, the worst ``most``, furthest first.
+
+        Only distances above ``share`` of the block's largest entry count.
+        """
+        ...
+
+
+@runtime_checkable
+class Cuttable(Protocol):
+    """A function in which values can leave the graph (``detach``, ``no_grad``, ``item``)."""
+
+    def cuts(self) -> tuple[Cut, ...]:
+        """The places where a value that depends on the blocks leaves the graph."""
+        ...
+
+    def held(self) -> AbstractContextManager[Differentiable]:
+        """The same problem with every such value held fixed at what it is at the point."""
+        ...
+
+
 @runtime_checkable
 class Entrywise(Protocol):
     """Every entry of a block at once, batched where the framework can."""
@@ -127,8 +182,11 @@ class Modular(Protocol):
         """The paths of the modules that were called, outermost first."""
         ...
 
-    def module_problem(self, path: str) -> Differentiable:
-        """The module alone, on its recorded input: its parameters and tensor inputs are the blocks."""
+    def module_problem(self, path: str) -> Differentiable | None:
+        """The module alone, on its recorded input: its parameters and tensor inputs are the blocks.
+
+        None where it was not called, or cannot be called alone.
+        """
         ...
 
 

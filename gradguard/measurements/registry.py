@@ -13,6 +13,7 @@ MEASUREMENTS: dict[str, str] = {
     # name: module under gradguard.measurements and function
     "determinism": "determinism:measure",
     "gradients": "gradients:measure",
+    "kinks": "kinks:measure",
     "detached": "detached:measure",
     "localisation": "localisation:measure",
 }
