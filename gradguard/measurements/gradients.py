@@ -1,0 +1,384 @@
+"""Numerical against analytical gradient, for every block, at a cost that does not grow with their size.
+
+Joint tangents over all blocks first: one sees an error in any of them. Then groups of blocks whose resolution is not good
+enough yet, then single ones, then a block's own module, where it is not drowned by larger ones. What is not resolved
+then is inconclusive.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import numpy as np
+
+from gradguard.adapters.base import BlockFacts, Differentiable, Modular, Problem, Settings
+from gradguard.blocks import Block
+from gradguard.finding import Table
+from gradguard.measurements.base import Evidence, Measurement, Unavailable
+from gradguard.measurements.shots import Shooter, Shot, equalising_scales
+
+__all__ = ["BlockResult", "Gradients", "measure"]
+
+GOAL = 1e-7
+"""The resolution that more tangents are spent for."""
+RESOLVED = 2.5e-5
+"""A block counts as compared from this resolution on (float64): an error of 20 times as much is seen."""
+RESOLVED_SINGLE = 2e-2
+"""The same where only float32 can run."""
+GROUPS = 6
+SINGLES = 8
+TINY_SHARE = 1e-12
+"""Share of the largest block below which a gradient may be nothing but rounding."""
+MANY = 64
+"""Up to this many blocks are looked at one by one after a mismatch; more are halved."""
+NUDGE = 2.0**-9
+"""Size of the nudge off a kink, relative to each block's scale."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockResult:
+    """One row of the table ``gradients``.
+
+    ``verdict``: pass, fail, inconclusive, zero (no gradient, and the slope is 0 within its bar), empty, nonfinite,
+    shape. ``analytical`` and ``numerical`` are the slopes along the best tangent; where several blocks moved together,
+    the whole difference is put on this one.
+    """
+
+    block: Block
+    verdict: str
+    analytical: float = float("nan")
+    numerical: float = float("nan")
+    error_bar: float = float("nan")
+    z: float = float("nan")
+    resolution: float = float("nan")
+    order: float = float("nan")
+    kink: bool = False
+    forwards: float = 0.0
+    path: str = ""
+    reason: str = ""
+    missing: bool = False
+    nonfinite: int = 0
+    first_nonfinite: int | None = None
+    came: str = ""
+
+    @property
+    def ratio(self) -> float:
+        """analytical / numerical."""
+        return self.analytical / self.numerical if self.numerical else float("nan")
+
+    @property
+    def relative_error(self) -> float:
+        """|analytical - numerical| / the larger of the two."""
+        size = max(abs(self.analytical), abs(self.numerical))
+        return abs(self.analytical - self.numerical) / size if size > 0 else float("nan")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gradients(Measurement):
+    """All blocks, and what was said on the way.
+
+    ``at_point`` is False where the point itself is a kink (or special): then the verdicts are those of a point nearby,
+    and the measurement ``kinks`` judges the point. ``limit`` is the z above which a difference counts.
+    """
+
+    name: ClassVar[str] = "gradients"
+    results: tuple[BlockResult, ...] = ()
+    limit: float = 20.0
+    at_point: bool = True
+    lifted: bool = True
+    notes: tuple[str, ...] = ()
+    seed: int = 0
+
+    @property
+    def compared(self) -> tuple[BlockResult, ...]:
+        """The blocks about which something was found out."""
+        return tuple(r for r in self.results if r.verdict in ("pass", "fail", "zero", "nonfinite", "shape"))
+
+    @property
+    def wrong(self) -> tuple[BlockResult, ...]:
+        """The blocks whose analytical and numerical slope differ."""
+        return tuple(r for r in self.results if r.verdict == "fail")
+
+    def tables(self) -> dict[str, Table]:
+        """The table ``gradients``."""
+        rows: Table = []
+        for r in self.results:
+            rows.append(
+                {
+                    "block": r.block.name, "shape": str(r.block.shape), "dtype": r.block.dtype, "analytical": r.analytical,
+                    "numerical": r.numerical, "error_bar": r.error_bar, "z": r.z, "relative_error": r.relative_error,
+                    "resolution": r.resolution, "ratio": r.ratio, "order_observed": r.order, "kink": r.kink,
+                    "verdict": r.verdict, "forwards": r.forwards, "path": r.path, "reason": r.reason,
+                }
+            )
+        return {"gradients": rows}
+
+
+@dataclass
+class _State:
+    """What is known so far: the best passing shot of each block, and the shots that failed."""
+
+    shooter: Shooter
+    blocks: tuple[Block, ...]
+    active: list[int]
+    silent: list[int]
+    passed: list[Shot] = field(default_factory=list)
+    failed: list[Shot] = field(default_factory=list)
+    unclear: list[Shot] = field(default_factory=list)
+    alone: dict[int, BlockResult] = field(default_factory=dict)
+
+    def add(self, shot: Shot) -> bool:
+        """Sort a shot in, confirming a mismatch first; tells whether it failed."""
+        if np.isfinite(shot.z) and shot.z > self.shooter.limit:
+            again = self.shooter.confirm(shot)
+            if not np.isfinite(again.z) or (again.z <= self.shooter.limit and again.error_bar > 100 * shot.error_bar):
+                self.unclear.append(again)
+                return False
+            shot = again
+        if not np.isfinite(shot.z):
+            self.unclear.append(shot)
+            return False
+        (self.failed if shot.z > self.shooter.limit else self.passed).append(shot)
+        return shot.z > self.shooter.limit
+
+    def resolution(self, i: int) -> float:
+        return min((s.resolution(i) for s in self.passed if i in s.tangent.blocks), default=float("inf"))
+
+    def best(self, i: int) -> Shot | None:
+        able = [s for s in self.passed if i in s.tangent.blocks]
+        return min(able, key=lambda s: s.resolution(i), default=None)
+
+    def unresolved(self, goal: float) -> list[int]:
+        return [i for i in self.active if self.resolution(i) > goal]
+
+
+def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tuple[str, ...]) -> Measurement:
+    """The measurement ``gradients``, or why it could not be made."""
+    if not isinstance(problem, Differentiable):
+        return Unavailable(wanted="gradients", reason="the problem has no gradient to compare")
+    if settings.method == "entrywise":
+        from gradguard.measurements.entrywise import measure_entrywise
+
+        return measure_entrywise(problem, settings)
+    found = compare(problem, settings)
+    if found.at_point and found.wrong:
+        nearby = _nudged(problem, found, settings)
+        if nearby is not None:
+            return replace(nearby, at_point=False)
+    return found
+
+
+def _nudged(problem: Differentiable, found: Gradients, settings: Settings) -> Gradients | None:
+    """The comparison at a point nearby, where every block that differs here is right; None where one is wrong there too."""
+    shooter = Shooter(problem, settings.seed + 31)
+    moved = [i for i, r in enumerate(found.results) if r.verdict in ("pass", "fail", "zero", "inconclusive")]
+    nearby = compare(problem.at(shooter.tangent(moved), NUDGE), settings, quick=True)
+    return None if nearby.wrong else nearby
+
+
+def compare(problem: Differentiable, settings: Settings, *, quick: bool = False) -> Gradients:
+    """Numerical against analytical gradient at the problem's point; ``quick`` stops at the first mismatch."""
+    shooter = Shooter(problem, settings.seed)
+    results: dict[int, BlockResult] = {}
+    active: list[int] = []
+    silent: list[int] = []
+    for i, (block, facts) in enumerate(zip(problem.blocks, shooter.facts, strict=True)):
+        early = _without_measuring(block, facts)
+        if early is not None:
+            results[i] = early
+        else:
+            (silent if facts.zero else active).append(i)
+    state = _State(shooter, problem.blocks, active, silent)
+    if active:
+        _joint(state)
+        if not state.failed:
+            _groups(state)
+    if silent:
+        state.add(shooter.shoot(shooter.tangent(silent)))
+    if state.failed and quick:
+        for i in state.failed[0].tangent.blocks:
+            state.alone[i] = _result(state, i, state.failed[0], "fail", "together", 0.0)
+    elif state.failed:
+        _one_by_one(state)
+    elif isinstance(problem, Modular):
+        _modules(state, problem, settings)
+    for i in [*active, *silent]:
+        results[i] = state.alone.get(i) or _judge(state, i, problem.path)
+    return Gradients(
+        results=tuple(results[i] for i in range(len(problem.blocks))), limit=shooter.limit, lifted=shooter.double,
+        notes=problem.notes, path=problem.path, seed=settings.seed,
+    )
+
+
+def _without_measuring(block: Block, facts: BlockFacts) -> BlockResult | None:
+    if block.size == 0:
+        return BlockResult(block=block, verdict="empty", reason="no entries")
+    if facts.wrong_shape:
+        return BlockResult(block=block, verdict="shape", came=facts.wrong_shape, reason=f"its gradient has shape {facts.wrong_shape}")
+    if facts.nonfinite:
+        return BlockResult(
+            block=block, verdict="nonfinite", nonfinite=facts.nonfinite, first_nonfinite=facts.first_nonfinite,
+            reason=f"{facts.nonfinite} entries of its gradient are not finite",
+        )
+    return None
+
+
+def _joint(state: _State) -> None:
+    """Two joint tangents: one at natural scales, one whose shares are brought together; a third where they failed."""
+    shooter = state.shooter
+    first = shooter.shoot(shooter.tangent(state.active))
+    failed = state.add(first)
+    spread = [float(first.norms[i]) for i in state.active if first.norms[i] > 0]
+    balanced = bool(spread) and max(spread) < 30 * min(spread)
+    if balanced and not failed and not first.slope.reason:
+        state.add(shooter.shoot_short(shooter.tangent(state.active), first.slope))
+    else:
+        scales = equalising_scales(shooter.natural, first.norms, state.active)
+        state.add(shooter.shoot(shooter.tangent(state.active, scales)))
+    if len(state.unclear) == 2:
+        state.add(shooter.shoot(shooter.tangent(state.active, relative=True)))
+
+
+def _groups(state: _State) -> None:
+    """Blocks that need more: in groups of similar size, then alone, then with steps scaled to each entry."""
+    shooter = state.shooter
+    norms = _latest_norms(state)
+    for _ in range(2):
+        wanting = sorted(state.unresolved(GOAL), key=lambda i: norms[i])
+        if not wanting or state.failed:
+            return
+        groups: list[list[int]] = []
+        for i in wanting:
+            if groups and norms[i] <= 100 * max(norms[groups[-1][0]], 1e-300):
+                groups[-1].append(i)
+            else:
+                groups.append([i])
+        for group in groups[:GROUPS]:
+            if state.add(shooter.shoot(shooter.tangent(group))):
+                return
+        if not state.unresolved(RESOLVED if shooter.double else RESOLVED_SINGLE):
+            return
+    for i in state.unresolved(RESOLVED if shooter.double else RESOLVED_SINGLE)[:SINGLES]:
+        for relative in (False, True):
+            if state.add(shooter.shoot(shooter.tangent([i], relative=relative), fresh_noise=relative)):
+                return
+            if state.resolution(i) <= RESOLVED:
+                break
+
+
+def _latest_norms(state: _State) -> dict[int, float]:
+    """The size of each block's share at its natural scale."""
+    facts = state.shooter.facts
+    return {i: facts[i].gradient_norm * state.shooter.natural[i] for i in state.active}
+
+
+def _one_by_one(state: _State) -> None:
+    """After a mismatch: which blocks are wrong? Each alone, or by halves where there are many."""
+    candidates = sorted({i for shot in state.failed for i in shot.tangent.blocks})
+    if len(candidates) <= MANY:
+        for i in candidates:
+            _alone(state, i)
+        if not any(result.verdict == "fail" for result in state.alone.values()):
+            _only_together(state, candidates)
+        return
+    todo = [candidates]
+    budget = 4 * MANY
+    while todo and budget > 0:
+        group = todo.pop(0)
+        budget -= 1
+        if len(group) == 1:
+            _alone(state, group[0])
+            continue
+        shot = state.shooter.shoot(state.shooter.tangent(group))
+        if np.isfinite(shot.z) and shot.z > state.shooter.limit:
+            middle = len(group) // 2
+            todo += [group[:middle], group[middle:]]
+        elif np.isfinite(shot.z):
+            state.passed.append(shot)
+    for group in todo:
+        for i in group:
+            state.alone[i] = BlockResult(block=state.blocks[i], verdict="inconclusive", reason="in a group that differs; not looked at alone")
+
+
+def _only_together(state: _State, candidates: list[int]) -> None:
+    """A mismatch that no block shows alone: believed if fresh joint tangents show it too, and put on them all."""
+    again = [state.shooter.shoot(state.shooter.tangent(candidates)) for _ in range(3)]
+    wrong = [shot for shot in again if np.isfinite(shot.z) and shot.z > state.shooter.limit]
+    for i in candidates if wrong else ():
+        state.alone[i] = _result(state, i, wrong[0], "fail", "together", 0.0, "differs only when all blocks move together")
+
+
+def _alone(state: _State, i: int) -> None:
+    shooter = state.shooter
+    before = shooter.problem.counts.forwards
+    shot = shooter.shoot(shooter.tangent([i]))
+    if np.isfinite(shot.z) and shot.z > shooter.limit:
+        shot = shooter.confirm(shot)
+    if (not np.isfinite(shot.z) or shot.z <= shooter.limit) and not _good(state, shot, i):
+        relative = shooter.shoot(shooter.tangent([i], relative=True), fresh_noise=True)
+        if np.isfinite(relative.z) and (relative.z > shooter.limit or relative.resolution(i) < shot.resolution(i)):
+            shot = relative
+    verdict = "inconclusive"
+    if np.isfinite(shot.z):
+        verdict = "fail" if shot.z > shooter.limit else "pass" if _good(state, shot, i) else "inconclusive"
+        if verdict == "inconclusive" and i in state.silent:
+            verdict = "zero"
+    state.alone[i] = _result(state, i, shot, verdict, "alone", shooter.problem.counts.forwards - before)
+
+
+def _good(state: _State, shot: Shot, i: int) -> bool:
+    return shot.resolution(i) <= (RESOLVED if state.shooter.double else RESOLVED_SINGLE)
+
+
+def _modules(state: _State, problem: Modular, settings: Settings) -> None:
+    """Blocks that the whole model drowns: checked through their own module's VJP."""
+    for i in state.unresolved(RESOLVED if state.shooter.double else RESOLVED_SINGLE):
+        block = state.blocks[i]
+        if block.module is None or i in state.alone:
+            continue
+        alone = problem.module_problem(block.module)
+        if alone is None:
+            continue
+        names = [b.name for b in alone.blocks]
+        inside = compare(alone, replace(settings, seed=settings.seed + 17))
+        if block.name in names:
+            result = inside.results[names.index(block.name)]
+            state.alone[i] = replace(
+                result, block=block, path=f"{block.module or 'the model'} alone",
+                reason=result.reason or "its share of the whole model's slope is below what can be resolved",
+            )
+
+
+def _judge(state: _State, i: int, path: str) -> BlockResult:
+    """A block that was only looked at together with others."""
+    shot = state.best(i)
+    enough = RESOLVED if state.shooter.double else RESOLVED_SINGLE
+    if i in state.silent:
+        together = [s for s in state.passed if i in s.tangent.blocks]
+        if together:
+            return _result(state, i, together[-1], "zero", "", 0.0)
+    elif shot is not None and shot.resolution(i) <= enough:
+        others = len(shot.tangent.blocks) - 1
+        return _result(state, i, shot, "pass", f"{path}, together with {others} more" if others else path, 0.0)
+    elif shot is not None and float(shot.norms[i]) <= TINY_SHARE * _largest(state):
+        return _result(state, i, shot, "zero", path, 0.0, "its gradient is nothing but rounding")
+    last = shot or (state.unclear[-1] if state.unclear else None)
+    if last is None:
+        return BlockResult(block=state.blocks[i], verdict="inconclusive", reason="no step could be evaluated")
+    reason = last.slope.reason or f"the smallest error that can be seen is {last.resolution(i):.1e} of the block"
+    return _result(state, i, last, "inconclusive", path, 0.0, reason)
+
+
+def _largest(state: _State) -> float:
+    facts = state.shooter.facts
+    return max(facts[i].gradient_norm * state.shooter.natural[i] for i in state.active)
+
+
+def _result(state: _State, i: int, shot: Shot, verdict: str, path: str, forwards: float, reason: str = "") -> BlockResult:
+    share = float(shot.shares[i])
+    return BlockResult(
+        block=state.blocks[i], verdict=verdict, analytical=share, numerical=share - shot.difference, error_bar=shot.error_bar,
+        z=shot.z, resolution=shot.resolution(i) if share else float("nan"), order=shot.slope.order(shot.analytical),
+        kink=shot.slope.kink, forwards=forwards, path=path, reason=reason, missing=state.shooter.facts[i].missing,
+    )
