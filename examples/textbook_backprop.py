@@ -9,6 +9,8 @@ softmax, which ``p - y`` already contains. The last layer's gradients are right,
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from sklearn.datasets import load_digits
 
@@ -33,23 +35,23 @@ class Network:
     @staticmethod
     def parameters(seed: int = 0) -> dict[str, list[np.ndarray]]:
         rng = np.random.default_rng(seed)
-        pairs = list(zip(SIZES, SIZES[1:], strict=False))
+        pairs = list(pairwise(SIZES))
         return {
             "weights": [rng.normal(size=(n, m)) / np.sqrt(m) for m, n in pairs],
             "biases": [0.1 * rng.normal(size=(n, 1)) for _, n in pairs],
         }
 
     @staticmethod
-    def feed_forward(params: dict[str, list[np.ndarray]], x: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        zs, activations = [], [x.T]
+    def feed_forward(params: dict[str, list[np.ndarray]], x: np.ndarray) -> list[np.ndarray]:
+        activations = [x.T]
         for i, (w, b) in enumerate(zip(params["weights"], params["biases"], strict=True)):
-            zs.append(w @ activations[-1] + b)
-            activations.append(softmax(zs[-1]) if i == len(SIZES) - 2 else sigmoid(zs[-1]))
-        return zs, activations
+            z = w @ activations[-1] + b
+            activations.append(softmax(z) if i == len(SIZES) - 2 else sigmoid(z))
+        return activations
 
     @staticmethod
     def backpropagate(params: dict[str, list[np.ndarray]], x: np.ndarray, y: np.ndarray) -> dict[str, list[np.ndarray]]:
-        zs, activations = Network.feed_forward(params, x)
+        activations = Network.feed_forward(params, x)
         count = len(params["weights"])
         dw, db = [np.empty(0)] * count, [np.empty(0)] * count
         delta = (activations[-1] - np.eye(SIZES[-1])[y].T) / len(y)
@@ -65,7 +67,7 @@ class Network:
 def loss(params: dict[str, list[np.ndarray]], batch: tuple[np.ndarray, np.ndarray]) -> float:
     """The mean cross-entropy."""
     x, y = batch
-    p = Network.feed_forward(params, x)[1][-1]
+    p = Network.feed_forward(params, x)[-1]
     return float(-np.mean(np.log(p[y, np.arange(len(y))])))
 
 
