@@ -53,6 +53,7 @@ class Setup:
     where: str = ""
     wrt: Any = None
     seed: int = 0
+    constant_inputs: bool = False
 
 
 @contextmanager
@@ -68,16 +69,18 @@ def adapt_torch(
     modules: Sequence[tuple[str, torch.nn.Module]] | None = None,
     scalar: bool = False,
     where: str = "",
+    constant_inputs: bool = False,
 ) -> Iterator[TorchModuleProblem]:
     """The problem of a module or a function on tensors at its inputs, for the length of a ``with``.
 
     ``modules`` names those whose parameters the function uses; without it they are looked for in its closure.
-    ``scalar``: the result must be one number. On exit everything of the user's is as it was.
+    ``scalar``: the result must be one number. ``constant_inputs``: inputs are blocks only where they require a gradient. On exit everything of the user's is as it was.
 
     Raises:
         UsageError: what the user gave cannot be checked; says what, where, and what to do.
     """
     setup = _setup(f, inputs, loss=loss, kwargs=kwargs, wrt=wrt, seed=seed, modules=modules, where=where)
+    setup.constant_inputs = constant_inputs
     scalar = scalar or loss is not None
     with torch.inference_mode(False), torch.enable_grad():
         reason = ""
@@ -178,7 +181,7 @@ def _choose(setup: Setup) -> list[Candidate]:
         chosen = set(select_blocks([c.name for c in everything], setup.wrt))
         return [c for c in everything if c.name in chosen]
     wanted = [c for c in everything if c.kind == "input" and c.tensor.requires_grad]
-    if not wanted and not module_given and setup.inputs:
+    if not wanted and not module_given and not setup.constant_inputs:
         wanted = [c for c in everything if c.kind == "input"]
     return [c for c in everything if (c.kind != "input" and c.tensor.requires_grad) or any(c is w for w in wanted)]
 

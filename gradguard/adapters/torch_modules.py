@@ -2,23 +2,198 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from gradguard.adapters.base import Cut
 from gradguard.adapters.nesting import flatten, rebuild
+from gradguard.adapters.torch_detach import CutMode, Moment, as_cuts, changed, holding
 from gradguard.adapters.torch_leaves import differentiable, dtype_name, parameter_places
 from gradguard.adapters.torch_problem import TorchProblem
-from gradguard.adapters.torch_session import RandomState, Session
-from gradguard.blocks import Block
+from gradguard.blocks import Block, Tangent
+from gradguard.errors import UsageError
 
-__all__ = ["TorchModuleProblem"]
+__all__ = ["Called", "TorchModuleProblem"]
+
+
+@dataclass
+class Called:
+    """One call of a module: its arguments as they were, detached."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
 
 
 class TorchModuleProblem(TorchProblem):
-    """A problem that knows the modules it is made of."""
+    """A problem that knows the modules it is made of, and where values leave its graph."""
 
     def __init__(self, *args: Any, modules: Sequence[tuple[str, torch.nn.Module]] = (), **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.roots = list(modules)
+        self.children: dict[str, torch.nn.Module] = {}
+        for label, root in self.roots:
+            prefix = label if label and len(self.roots) > 1 else ""
+            for path, module in root.named_modules():
+                self.children.setdefault(".".join(p for p in (prefix, path) if p), module)
+
+    def at(self, nudge: Tangent | None, size: float) -> TorchModuleProblem:
+        """The same problem at x + size * u; the session is shared."""
+        other = TorchModuleProblem(
+            self.call, self.blocks, self.leaves, self.session, originals=self.originals, seed=self.seed, path=self.path,
+            where=self.where, counts=self.counts, share=self.share, scalar=self.scalar, modules=self.roots,
+        )
+        other._offset = None if nudge is None else (nudge, size)
+        return other
+
+    # -- Modular --------------------------------------------------------------------------------------------------
+
+    def module_names(self) -> tuple[str, ...]:
+        """The paths of all modules, outermost first."""
+        return tuple(self.children)
+
+    def module_class(self, path: str) -> type[torch.nn.Module] | None:
+        """The class of the module at a path."""
+        module = self.children.get(path)
+        return type(module) if module is not None else None
+
+    def record(self, paths: Sequence[str]) -> dict[str, Called]:
+        """The first call of each of some modules in one forward pass at the point."""
+        found: dict[str, Called] = {}
+        hooks = []
+
+        def remember(path: str) -> Callable[..., None]:
+            def hook(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+                if path not in found:
+                    found[path] = Called(_own(args), _own(kwargs))
+
+            return hook
+
+        self._place(None, 0.0)
+        try:
+            for path in paths:
+                module = self.children.get(path)
+                if module is not None:
+                    hooks.append(module.register_forward_pre_hook(remember(path), with_kwargs=True))
+            self.session.call(self.call, self.habits, grad=True)
+            self.counts.forwards += self.share
+        finally:
+            for hook in hooks:
+                hook.remove()
+            self.session.reset(self.habits)
+        return found
+
+    def module_problem(self, path: str, called: Called | None = None) -> TorchModuleProblem | None:
+        """The module alone, on its recorded input: its parameters and differentiable inputs are the blocks."""
+        module = self.children.get(path)
+        if module is None:
+            return None
+        called = called or self.record([path]).get(path)
+        if called is None:
+            return None
+        args, kwargs = called.args, called.kwargs
+        blocks: list[Block] = []
+        leaves: list[torch.Tensor] = []
+        originals: list[torch.Tensor] = []
+        by_leaf = {id(leaf): k for k, leaf in enumerate(self.leaves)}
+        for key, (name, inner, owner) in parameter_places(module).items():
+            k = by_leaf.get(key)
+            if k is None:
+                continue
+            full = self.blocks[k].name
+            blocks.append(Block(name=full, shape=self.blocks[k].shape, dtype=self.blocks[k].dtype, module=self.blocks[k].module, owner=owner))
+            leaves.append(self.leaves[k])
+            originals.append(self.originals[k])
+        inputs: dict[int, torch.Tensor] = {}
+        for position, (name, value) in enumerate(flatten((args, kwargs), "")):
+            if isinstance(value, torch.Tensor) and differentiable(value) and value.requires_grad and id(value) not in inputs:
+                inputs[id(value)] = value
+                label = f"{path or 'the model'} input[{position}]"
+                blocks.append(Block(name=label, shape=tuple(value.shape), dtype=dtype_name(value.dtype), kind="input", module=path))
+                leaves.append(value)
+                originals.append(value.detach().clone())
+        if not blocks:
+            return None
+
+        def call() -> Any:
+            return module(*_fresh(args), **_fresh(kwargs))
+
+        alone = TorchModuleProblem(
+            call, blocks, leaves, self.session, originals=originals, seed=self.seed + 1, path=self.path,
+            where=f"module {path or 'root'} ({type(module).__name__}) alone", counts=self.counts,
+            share=self._share_of(module), modules=[(path, module)],
+        )
+        alone.children = {p: m for p, m in self.children.items() if p == path or p.startswith(f"{path}." if path else "")}
+        try:
+            alone.first_pass()
+        except UsageError:
+            return None
+        except Exception:  # a module that only works within the whole: no verdict of its own
+            return None
+        return alone
+
+    def _share_of(self, module: torch.nn.Module) -> float:
+        """What a pass of the module costs of a pass of the whole, by its share of the modules without children."""
+        whole = {id(m) for _, root in self.roots for m in root.modules() if not list(m.children())}
+        own = {id(m) for m in module.modules() if not list(m.children())}
+        return self.share * min(1.0, len(own) / max(len(whole), 1))
+
+    # -- Cuttable -------------------------------------------------------------------------------------------------
+
+    def _pass_with(self, mode: CutMode) -> list[Moment]:
+        self.session.reset(self.habits)
+        with self.habits.mode(), torch.enable_grad(), mode:
+            self.call()
+        self.counts.forwards += self.share
+        return mode.moments
+
+    def cuts(self) -> tuple[Cut, ...]:
+        """The places where a value that depends on the blocks leaves the graph."""
+        self._ensure()
+        self._place(None, 0.0)
+        self._moments = self._pass_with(CutMode())
+        if not self._moments:
+            return ()
+        scales = {i: max(rms, 0.1) for i, rms in enumerate(self._rms)}
+        self._place(Tangent(seed=self.seed + 5, scales=scales), 0.5)
+        moved = self._pass_with(CutMode())
+        self._place(None, 0.0)
+        self.session.reset(self.habits)
+        return as_cuts(changed(self._moments, moved))
+
+    @contextmanager
+    def held(self) -> Iterator[TorchModuleProblem]:
+        """The same problem with every detached value held fixed at what it is at the point."""
+        moments = self._moments
+        original = self.call
+
+        def call() -> Any:
+            with holding(moments):
+                return original()
+
+        other = TorchModuleProblem(
+            call, self.blocks, self.leaves, self.session, originals=self.originals, seed=self.seed, path=self.path,
+            where=self.where, counts=self.counts, share=self.share, scalar=self.scalar,
+        )
+        other._offset = self._offset
+        yield other
+
+
+def _own(tree: Any) -> Any:
+    """A container with detached copies of its tensors; those that can carry a gradient require one."""
+    leaves = []
+    for _, value in flatten(tree, ""):
+        if isinstance(value, torch.Tensor):
+            copy = value.detach().clone()
+            leaves.append(copy.requires_grad_(True) if differentiable(value) and value.requires_grad else copy)
+        else:
+            leaves.append(value)
+    return rebuild(tree, leaves)
+
+
+def _fresh(tree: Any) -> Any:
+    """The container with tensors that the module may write into: copies that keep the graph."""
+    return rebuild(tree, [v.clone() if isinstance(v, torch.Tensor) else v for _, v in flatten(tree, "")])

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gradguard.adapters.base import BlockFacts, Counts, Identity
+from gradguard.adapters.base import BlockFacts, Counts, Identity, Outside
 from gradguard.adapters.nesting import flatten
 from gradguard.adapters.torch_leaves import differentiable, graph_leaves
-from gradguard.adapters.torch_session import Session
+from gradguard.adapters.torch_session import Habits, Session
 from gradguard.blocks import SIGNIFICANT, Block, Tangent, draw
 from gradguard.errors import UsageError
 
@@ -75,6 +75,7 @@ class TorchProblem:
         self.share = share
         self.scalar = scalar
         self.grad_mode = False
+        self.habits = Habits(session.lift, session.lift)
         self.names: list[str] = []
         self._offset: tuple[Tangent, float] | None = None
         self._moved: set[int] = set(range(len(self.leaves)))
@@ -150,8 +151,8 @@ class TorchProblem:
             UsageError: the output is NaN, there is none, or a loss is not scalar.
         """
         self._place(None, 0.0)
-        self.session.reset()
-        with self.session.learning(), torch.enable_grad():
+        self.session.reset(self.habits)
+        with self.session.learning(self.habits), torch.enable_grad():
             result = self.call()
         self.counts.forwards += self.share
         outputs = self.collect(result)
@@ -163,11 +164,11 @@ class TorchProblem:
             )
         self.prepare(outputs)
         leaves = graph_leaves(outputs.tensors[i] for i in self.used)
-        with self.session.learning(backward=True):
+        with self.session.learning(self.habits, backward=True):
             self._gradients, self._shapes = self._backward([outputs.tensors[i] for i in self.used])
         taped = [outputs.tensors[i].detach() for i in self.used]
         del outputs, result
-        self.session.learn()
+        self.session.learn(self.habits)
         self._base = self._plain_outputs()
         self.tape_difference = self._difference(taped, self._base)
         if self.tape_difference > 0:
@@ -182,7 +183,7 @@ class TorchProblem:
         return leaves
 
     def _plain_outputs(self) -> list[torch.Tensor]:
-        result = self.session.call(self.call, grad=self.grad_mode)
+        result = self.session.call(self.call, self.habits, grad=self.grad_mode)
         self.counts.forwards += self.share
         outputs = self.collect(result)
         if len(outputs.tensors) <= max(self.used):
@@ -210,7 +211,7 @@ class TorchProblem:
         heads, cotangents = [o for o, _ in pairs], [v.to(o.dtype) for o, v in pairs]
         wanted = [leaf for leaf in self.leaves if leaf.requires_grad]
         try:
-            with self.session.mode(backward=True):
+            with self.habits.mode(backward=True):
                 found = torch.autograd.grad(heads, wanted, cotangents, allow_unused=True)
         except RuntimeError as error:
             if "checkpoint" not in str(error):
@@ -242,8 +243,8 @@ class TorchProblem:
         try:
             for leaf in wanted:
                 leaf.grad = None
-            self.session.reset()
-            with self.session.mode(), torch.enable_grad():
+            self.session.reset(self.habits)
+            with self.habits.mode(), torch.enable_grad():
                 outputs = self.collect(self.call())
                 live = [outputs.tensors[i] for i in self.used if outputs.tensors[i].requires_grad]
                 torch.autograd.backward(live, cotangents)
@@ -409,11 +410,11 @@ class TorchProblem:
         """Forward and backward again, from the same state: do value and gradient repeat?"""
         first = self._ensure()
         self._place(None, 0.0)
-        outputs = self.collect(self.session.call(self.call, grad=True))
+        outputs = self.collect(self.session.call(self.call, self.habits, grad=True))
         self.counts.forwards += self.share
         live = [outputs.tensors[i] for i in self.used]
         again, _ = self._backward(live)
-        self.session.reset()
+        self.session.reset(self.habits)
         value = max(self._difference([t.detach() for t in live], self._base), self.tape_difference)
         worst, name = 0.0, ""
         for block, a, b in zip(self.blocks, first, again, strict=True):
@@ -433,6 +434,37 @@ class TorchProblem:
         )
         other._offset = None if nudge is None else (nudge, size)
         return other
+
+    def outside(self, nudges: Sequence[Tangent], size: float, most: int, share: float) -> tuple[Outside, ...]:
+        """The entries outside the span of the gradients at x + size * nudge, furthest first."""
+        own = self._ensure()
+        low = [None if g is None else real_view(g).double().clone() for g in own]
+        high = [None if g is None else g.clone() for g in low]
+        for nudge in nudges:
+            for i, g in enumerate(self.at(nudge, size)._ensure()):
+                a, b = low[i], high[i]
+                if g is not None and a is not None and b is not None and g.shape == self.leaves[i].shape:
+                    # At the first nudge the point's own gradient must not widen the span.
+                    now = real_view(g).double()
+                    first = nudge is nudges[0]
+                    low[i] = now.clone() if first else torch.fmin(a, now)
+                    high[i] = now.clone() if first else torch.fmax(b, now)
+        self._place(None, 0.0)
+        found: list[Outside] = []
+        for i, g in enumerate(own):
+            a, b = low[i], high[i]
+            if g is None or a is None or b is None or not a.numel():
+                continue
+            now = real_view(g).double()
+            distance = torch.clamp(torch.maximum(a - now, now - b), min=0.0).reshape(-1)
+            largest = float(torch.maximum(a.abs(), b.abs()).max())
+            values, where = torch.topk(distance, min(most, distance.numel()))
+            for d, k in zip(values.tolist(), where.tolist(), strict=True):
+                if d > share * max(largest, 1e-300):
+                    ends = (float(now.reshape(-1)[k]), float(a.reshape(-1)[k]), float(b.reshape(-1)[k]))
+                    index = k // 2 if g.is_complex() else k
+                    found.append(Outside(block=i, index=index, value=ends[0], low=ends[1], high=ends[2], distance=d))
+        return tuple(sorted(found, key=lambda o: -o.distance / max(abs(o.low), abs(o.high), 1e-300))[:most])
 
     def entries(self, block: int, indices: Sequence[int]) -> NDArray[np.float64]:
         """Analytical entries, shape (n,); of complex ones the real part."""

@@ -6,6 +6,7 @@ import random
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 
 from gradguard.adapters.torch_lift import LiftMode, lifted_dtype
 
-__all__ = ["RandomState", "Session"]
+__all__ = ["Habits", "RandomState", "Session"]
 
 
 class RandomState:
@@ -91,6 +92,20 @@ class _Attributes:
         return changed
 
 
+@dataclass
+class Habits:
+    """What a function is known to do in a pass, so that the rest can be left out: assume everything until it is seen."""
+
+    lift_forward: bool
+    lift_backward: bool
+    draws: bool = True
+    drifts: bool = True
+
+    def mode(self, *, backward: bool = False) -> AbstractContextManager[Any]:
+        """A context in which operators compute in float64, where that is needed."""
+        return LiftMode() if (self.lift_backward if backward else self.lift_forward) else nullcontext()
+
+
 _NOTHING = object()
 _CONTAINERS = ("_parameters", "_buffers", "_modules")
 
@@ -115,8 +130,6 @@ class Session:
         self.tensors = list(found.values())
         self.lift = lift
         self.seed = seed
-        self.lift_forward = lift
-        self.lift_backward = lift
         self.native = {id(t): t.dtype for t in self.tensors}
 
     def __enter__(self) -> Session:
@@ -138,8 +151,6 @@ class Session:
                 numpy.random.seed(self.seed % 2**32)
             self._start = RandomState()
             self._inner = _Attributes(self.modules)
-            self._draws = True
-            self._drifts = True
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -159,31 +170,28 @@ class Session:
                 tensor.grad = grad
         self._random.restore()
 
-    def reset(self) -> None:
+    def reset(self, habits: Habits) -> None:
         """Before every pass: random state, buffers and attributes as at the first."""
-        if self._draws:
+        if habits.draws:
             self._start.restore()
-        if self._drifts:
+        if habits.drifts:
             self._inner.restore()
 
-    def learn(self) -> None:
+    def learn(self, habits: Habits) -> None:
         """After a pass: does the model draw random numbers, does it change its buffers? If not, resets are free."""
-        self._draws = self._start.drawn_since()
-        self._drifts = self._inner.restore()
+        habits.draws = self._start.drawn_since()
+        habits.drifts = self._inner.restore()
+        if habits.draws:
+            self._start.restore()
 
-    def mode(self, *, backward: bool = False) -> AbstractContextManager[Any]:
-        """A context in which operators compute in float64, where that is needed."""
-        needed = self.lift_backward if backward else self.lift_forward
-        return LiftMode() if needed else nullcontext()
-
-    def call(self, function: Callable[[], Any], *, grad: bool) -> Any:
+    def call(self, function: Callable[[], Any], habits: Habits, *, grad: bool) -> Any:
         """One pass from the same state."""
-        self.reset()
-        with self.mode(), torch.set_grad_enabled(grad):
+        self.reset(habits)
+        with habits.mode(), torch.set_grad_enabled(grad):
             return function()
 
     @contextmanager
-    def learning(self, *, backward: bool = False) -> Iterator[None]:
+    def learning(self, habits: Habits, *, backward: bool = False) -> Iterator[None]:
         """The first pass, lifted whatever it does: where nothing had to be changed, later passes need no mode."""
         if not self.lift:
             yield
@@ -192,6 +200,6 @@ class Session:
         with mode:
             yield
         if backward:
-            self.lift_backward = mode.changed
+            habits.lift_backward = mode.changed
         else:
-            self.lift_forward = mode.changed
+            habits.lift_forward = mode.changed

@@ -244,8 +244,11 @@ def _groups(state: _State) -> None:
     """Blocks that need more: in groups of similar size, then alone, then with steps scaled to each entry."""
     shooter = state.shooter
     norms = _latest_norms(state)
+    enough = RESOLVED if shooter.double else RESOLVED_SINGLE
+    # What is lost in the rounding of the whole is not found by more tangents: its own module sees it.
+    drowned = {i for i in norms if state.blocks[i].module is not None and norms[i] <= TINY_SHARE * max(norms.values())}
     for _ in range(2):
-        wanting = sorted(state.unresolved(GOAL), key=lambda i: norms[i])
+        wanting = sorted(set(state.unresolved(GOAL)) - drowned, key=lambda i: norms[i])
         if not wanting or state.failed:
             return
         groups: list[list[int]] = []
@@ -257,13 +260,13 @@ def _groups(state: _State) -> None:
         for group in groups[:GROUPS]:
             if state.add(shooter.shoot(shooter.tangent(group))):
                 return
-        if not state.unresolved(RESOLVED if shooter.double else RESOLVED_SINGLE):
+        if not set(state.unresolved(enough)) - drowned:
             return
-    for i in state.unresolved(RESOLVED if shooter.double else RESOLVED_SINGLE)[:SINGLES]:
+    for i in sorted(set(state.unresolved(enough)) - drowned)[:SINGLES]:
         for relative in (False, True):
             if state.add(shooter.shoot(shooter.tangent([i], relative=relative), fresh_noise=relative)):
                 return
-            if state.resolution(i) <= RESOLVED:
+            if state.resolution(i) <= enough:
                 break
 
 

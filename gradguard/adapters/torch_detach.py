@@ -1,0 +1,126 @@
+"""Where values leave the graph, and the same function with those values held fixed.
+
+A function mode sees every torch function. One that takes a tensor that requires a gradient and returns a floating tensor
+(or a number) that does not has cut the graph: ``detach``, ``.data``, ``no_grad``, ``item``. What happens inside a custom
+``autograd.Function`` is no cut: its backward answers for it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from gradguard.adapters.base import Cut
+from gradguard.adapters.nesting import flatten
+from gradguard.adapters.torch_leaves import differentiable
+
+__all__ = ["CutMode", "Moment", "holding"]
+
+CONSTANT = {"zeros_like", "ones_like", "empty_like", "rand_like", "randn_like", "full_like", "new_zeros", "new_ones", "new_empty", "new_full", "new_tensor"}
+
+
+@dataclass
+class Moment:
+    """One cut in one pass: what left the graph, where, and by which operation."""
+
+    value: Any
+    location: str
+    operation: str
+
+
+class CutMode(TorchFunctionMode):
+    """Records the cuts of a pass, or (``replay``) puts recorded values in their place, in the order of the pass."""
+
+    def __init__(self, replay: list[Moment] | None = None) -> None:
+        super().__init__()
+        self.replay = replay
+        self.moments: list[Moment] = []
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if not self._leaves_graph(func, args, kwargs, result):
+            return result
+        location = _user_line()
+        if location is None:
+            return result
+        operation = getattr(func, "__name__", str(func))
+        if operation == "__get__":
+            operation = getattr(getattr(func, "__self__", None), "__name__", "attribute")
+        position = len(self.moments)
+        if self.replay is not None and position < len(self.replay):
+            kept = self.replay[position]
+            if kept.operation == operation and _alike(kept.value, result):
+                result = kept.value.clone() if isinstance(kept.value, torch.Tensor) else kept.value
+        keep = result.detach().clone() if isinstance(result, torch.Tensor) else result
+        self.moments.append(Moment(keep, location, operation))
+        return result
+
+    @staticmethod
+    def _leaves_graph(func: Callable[..., Any], args: Any, kwargs: Any, result: Any) -> bool:
+        if isinstance(result, torch.Tensor):
+            if result.requires_grad or not differentiable(result) or not result.numel():
+                return False
+        elif type(result) is not float:
+            return False
+        name = getattr(func, "__name__", "")
+        if name in CONSTANT or (name == "__get__" and getattr(getattr(func, "__self__", None), "__name__", "") == "grad"):
+            return False
+        given = [leaf.value for leaf in flatten((args, kwargs or {}), "")]
+        return any(isinstance(v, torch.Tensor) and v.requires_grad for v in given)
+
+
+def _alike(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        return a.shape == b.shape and a.dtype == b.dtype
+    return type(a) is type(b)
+
+
+def _user_line() -> str | None:
+    """``file:line`` of the user's code on the stack; None inside a custom autograd Function."""
+    frame: FrameType | None = sys._getframe(2)
+    line: str | None = None
+    while frame is not None:
+        path = frame.f_code.co_filename
+        if path.endswith("torch/autograd/function.py") and frame.f_code.co_name == "apply":
+            return None
+        if path.endswith("gradguard/adapters/torch_adapt.py"):
+            break
+        if line is None and "/torch/" not in path and "/gradguard/adapters/" not in path:
+            line = f"{path}:{frame.f_lineno}"
+        frame = frame.f_back
+    return line or "inside torch"
+
+
+def changed(base: list[Moment], moved: list[Moment]) -> list[Moment]:
+    """The cuts whose value changes when the blocks move: the others are constants."""
+    result = []
+    for one, other in zip(base, moved, strict=False):
+        if isinstance(one.value, torch.Tensor) and isinstance(other.value, torch.Tensor):
+            if one.value.shape != other.value.shape or not torch.equal(one.value, other.value):
+                result.append(one)
+        elif one.value != other.value:
+            result.append(one)
+    return result
+
+
+def as_cuts(moments: list[Moment]) -> tuple[Cut, ...]:
+    """The places, each once, in the order of the pass."""
+    count: dict[tuple[str, str], int] = {}
+    for moment in moments:
+        key = (moment.location, moment.operation)
+        count[key] = count.get(key, 0) + 1
+    return tuple(Cut(location=location, operation=operation, count=n) for (location, operation), n in count.items())
+
+
+@contextmanager
+def holding(replay: list[Moment]) -> Iterator[CutMode]:
+    """A context in which cut values are those of another pass."""
+    with torch.enable_grad(), CutMode(replay) as mode:
+        yield mode

@@ -1,0 +1,74 @@
+"""GG113."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from gradguard.finding import Finding, Outcome, Severity
+from gradguard.measurements.base import Evidence, the
+from gradguard.measurements.detached import Detached
+from gradguard.measurements.gradients import BlockResult, Gradients
+from gradguard.rules.base import Rule
+
+__all__ = ["DetachedGradient"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetachedGradient(Rule):
+    """The gradient is right once detached values are held fixed; names the line of the cut.
+
+    What it does:
+        Where a gradient differs from the slopes, runs the function again with every value that left the graph
+        (``detach``, ``.data``, ``no_grad``, ``item``) held at what it is at the point. If the gradient agrees then, it is
+        not wrong but cut.
+
+    Why is this bad:
+        A cut in the wrong place stops training of everything before it, without a sign.
+
+    What to do:
+        Remove the detach; or, where it is meant, ignore the block with the reason.
+
+    When it is healthy:
+        Straight-through estimators, truncated recurrences, targets that are not to be trained: a warning. It is an error
+        where a block that the loss depends on loses all of its gradient.
+
+    Options:
+        partial_is_error: count a cut that leaves part of the gradient as an error, too.
+    """
+
+    code: ClassVar[str] = "GG113"
+    slug: ClassVar[str] = "detached-gradient"
+    severity: ClassVar[Severity] = "warning"
+    needs: ClassVar[tuple[str, ...]] = ("gradients",)
+
+    partial_is_error: bool = False
+
+    def judge(self, evidence: Evidence) -> Outcome:
+        """One finding per block that the cut explains; errors where nothing is left."""
+        gradients = the(evidence, Gradients)
+        detached = the(evidence, Detached)
+        if detached is None:
+            return Outcome(status="passed")
+        explained = [r for r in gradients.wrong if r.block.name in detached.explained]
+        lost = [r for r in explained if r.missing or r.analytical == 0.0]
+        findings = [self._of(r, detached, "error") for r in lost]
+        rest = [r for r in explained if r not in lost]
+        if rest:
+            findings.append(self._of(rest[0], detached, "error" if self.partial_is_error else "warning", len(rest)))
+        return self.outcome(findings)
+
+    def _of(self, r: BlockResult, detached: Detached, severity: Severity, count: int = 1) -> Finding:
+        cut = detached.cuts[0] if detached.cuts else None
+        where = f"{cut.location} ({cut.operation})" if cut is not None else ""
+        others = [f"{c.location} ({c.operation})" for c in detached.cuts[1:4]]
+        loss = "loses all of its gradient" if severity == "error" and not r.analytical else "loses part of its gradient"
+        blocks = r.block.name if count == 1 else f"{r.block.name} and {count - 1} more blocks"
+        return self.finding(
+            f"{blocks}: {loss} where a value leaves the graph, at {where}",
+            severity=severity, block=r.block.name, module=r.block.module or "", location=where, observed=r.z, count=count,
+            pattern="detached", evidence="the gradient agrees once the detached values are held fixed"
+            + (f"; further cuts at {', '.join(others)}" if others else ""),
+            likely="a detach, .data, .item() or no_grad between the block and the loss",
+            hint="remove it; or, where it is meant, ignore the block with the reason",
+        )

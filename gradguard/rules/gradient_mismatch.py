@@ -1,0 +1,145 @@
+"""GG101."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from gradguard.finding import Finding, Outcome, Request
+from gradguard.measurements.base import Evidence, the
+from gradguard.measurements.detached import Detached
+from gradguard.measurements.gradients import BlockResult, Gradients
+from gradguard.measurements.kinks import KinkEntry, Kinks
+from gradguard.measurements.localisation import Localisation, Place
+from gradguard.rules.base import Rule
+
+__all__ = ["GradientMismatch"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientMismatch(Rule):
+    """The analytical and the numerical slope differ by more than the error bar allows.
+
+    What it does:
+        Moves all blocks together along random tangents, measures the slope by differences with an error bar, and compares
+        it with the analytical one. A mismatch is measured again on a finer ladder before it counts; then the blocks, the
+        module and the entries that are wrong are looked for.
+
+    Why is this bad:
+        The optimizer follows a gradient that is not the loss's. Training may still go down, more slowly, to another place.
+
+    What to do:
+        Read the pattern and the module: its own backward is wrong, everything after it is right. A custom backward usually
+        lacks a factor, a sum over the batch, or a term.
+
+    When it is healthy:
+        A gradient that is deliberately not the derivative (gradient reversal, clipping in backward): ignore the block, with
+        the reason. Values that are detached are GG113.
+
+    Options:
+        z: differences above this many error bars count (float64). z_single: the same where only float32 can run.
+
+    References:
+        J. J. More and S. M. Wild, SIAM J. Sci. Comput. 33 (2011); docs/numerics.md.
+    """
+
+    code: ClassVar[str] = "GG101"
+    slug: ClassVar[str] = "gradient-mismatch"
+    needs: ClassVar[tuple[str, ...]] = ("gradients",)
+
+    z: float = 20.0
+    z_single: float = 10.0
+
+    def judge(self, evidence: Evidence) -> Outcome:
+        """One finding per wrong block that nothing else explains."""
+        gradients = the(evidence, Gradients)
+        limit = self.z if gradients.lifted else self.z_single
+        wrong = [r for r in gradients.wrong if r.z > limit]
+        requests = []
+        if wrong:
+            requests = [Request(measurement="detached"), Request(measurement="localisation", about=tuple(r.block.name for r in wrong))]
+        if not gradients.at_point:
+            requests.append(Request(measurement="kinks"))
+        detached = the(evidence, Detached)
+        explained = detached.explained if detached is not None else ()
+        places = the(evidence, Localisation)
+        findings = self._findings([r for r in wrong if r.block.name not in explained and not _absent(r)], places, limit)
+        kinks = the(evidence, Kinks)
+        if kinks is not None:
+            findings += [self._entry(e) for e in kinks.wrong if not e.kink]
+        unresolved = [r for r in gradients.results if r.verdict == "inconclusive"]
+        z = [r.z for r in gradients.results if r.z == r.z]
+        margin = max(z) / limit if z else None
+        outcome = self.outcome(findings, margin=margin, requests=tuple(requests))
+        if outcome.status == "passed" and unresolved:
+            return Outcome(
+                status="inconclusive", findings=outcome.findings, margin=margin, requests=tuple(requests), reason=_unclear(unresolved)
+            )
+        return outcome
+
+    def _findings(self, wrong: list[BlockResult], places: Localisation | None, limit: float) -> list[Finding]:
+        """The guilty blocks first; those that only carry the error on point to them."""
+        findings: list[Finding] = []
+        for r in wrong:
+            place = places.of(r.block.name) if places is not None else None
+            findings.append(self._block(r, place, limit, [w for w in wrong if w is not r]))
+        roots = [f for f, r in zip(findings, wrong, strict=True) if places is None or not places.carried(r.block.name)]
+        carried = [f for f in findings if not any(f is root for root in roots)]
+        if places is not None:
+            roots += [self._module(place) for place in places.inputs]
+        if not roots:
+            return findings
+        from dataclasses import replace
+
+        return roots + [replace(f, caused_by=roots[-1].fingerprint) for f in carried]
+
+    def _module(self, place: Place) -> Finding:
+        """A module that passes a wrong gradient on to its input while its parameters' gradients are right."""
+        return self.finding(
+            f"{place.module or 'the model'}: the gradient that it returns for its input is wrong",
+            block=place.block, module=place.module, location=place.location, observed=place.z, pattern=place.pattern,
+            evidence=place.evidence, likely=place.likely, hint="its own backward is wrong, everything after it is right",
+        )
+
+    def _block(self, r: BlockResult, place: Place | None, limit: float, others: list[BlockResult]) -> Finding:
+        name, analytical, numerical, bar = r.block.name, r.analytical, r.numerical, r.error_bar
+        if place is not None and place.entry:
+            name, analytical, numerical, bar = place.entry, place.analytical, place.numerical, place.error_bar
+        elif r.block.size > 1:
+            name = f"{name} (slope along a random tangent)"
+        shape = f"({', '.join(map(str, r.block.shape))})"
+        where = f"block {r.block.name} {shape}"
+        if place is not None and place.extent:
+            where += f", {place.extent}"
+        if r.block.module is not None and r.block.kind == "parameter":
+            where += f"; module {r.block.module or 'the model itself'} ({r.block.owner})"
+            if place is not None and place.guilty:
+                where += ": its own backward is wrong, everything after it is right"
+        order = "" if r.order != r.order else f"; Taylor remainder falls with order {r.order:.2f} (2.00 where the gradient is right)"
+        return self.finding(
+            f"{name}: analytical {analytical:.6g}, numerical {numerical:.6g} +- {bar:.1g}",
+            block=r.block.name, module=r.block.module or "", location=where, observed=r.z, limit=limit,
+            count=place.count if place is not None else None, total=r.block.size,
+            pattern=place.pattern if place is not None else "",
+            evidence=f"z = {r.z:.2g} (limit {limit:g}){order}",
+            likely=place.likely if place is not None else "",
+            hint=f"{len(others)} more blocks differ" if others else "",
+        )
+
+    def _entry(self, e: KinkEntry) -> Finding:
+        return self.finding(
+            f"{e.name}: analytical {e.analytical:.6g}, numerical {(e.left + e.right) / 2:.6g} +- {e.error_bar:.1g}",
+            block=e.block.name, module=e.block.module or "", location=f"block {e.block.name}, at this point only",
+            count=1, total=e.block.size, pattern="only at this value; a point nearby is right",
+            evidence="the slopes from both sides are the same and the gradient is another",
+            likely="a special case in forward or backward at zeros, ties or a threshold",
+        )
+
+
+def _absent(r: BlockResult) -> bool:
+    return r.missing or r.analytical == 0.0
+
+
+def _unclear(results: list[BlockResult]) -> str:
+    names = ", ".join(r.block.name for r in results[:3]) + (f" and {len(results) - 3} more" if len(results) > 3 else "")
+    return f"{len(results)} of the blocks could not be compared ({names}): {results[0].reason}"

@@ -1,0 +1,64 @@
+"""GG104."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from gradguard.finding import Outcome
+from gradguard.measurements.base import Evidence, the
+from gradguard.measurements.determinism import Determinism
+from gradguard.rules.base import Rule
+
+__all__ = ["NondeterministicGradient"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NondeterministicGradient(Rule):
+    """The same call twice, from the same random state, gives another value or gradient.
+
+    What it does:
+        Runs forward and backward twice with random states, buffers and attributes restored, and compares.
+
+    Why is this bad:
+        A backward that draws its own mask is the gradient of another function than the forward; a value that depends on a
+        hidden state cannot be checked or reproduced.
+
+    What to do:
+        Save the mask (or the random state) in forward and use it in backward; keep state in buffers.
+
+    When it is healthy:
+        Differences at the level of rounding (parallel sums) are allowed for.
+
+    Options:
+        roundings: how many units of rounding the two may differ by, relative to the largest magnitude.
+    """
+
+    code: ClassVar[str] = "GG104"
+    slug: ClassVar[str] = "nondeterministic-gradient"
+    needs: ClassVar[tuple[str, ...]] = ("determinism",)
+
+    roundings: float = 1e4
+
+    def judge(self, evidence: Evidence) -> Outcome:
+        """One finding, for the value if that differs, else for the gradient."""
+        found = the(evidence, Determinism)
+        limit = self.roundings * found.epsilon
+        value, gradient = found.identity.value_difference, found.identity.gradient_difference
+        margin = max(value, gradient) / limit
+        if value > limit:
+            finding = self.finding(
+                f"the value changes from call to call, by {value:.2g} of its largest entry, although the random state is restored",
+                observed=value, limit=limit, evidence="two forward passes from the same state", module=found.identity.cause,
+                likely="a random source of its own (os.urandom, a generator, the time), or state outside of buffers",
+            )
+        elif gradient > limit:
+            finding = self.finding(
+                f"{found.identity.block}: its gradient changes from call to call, by {gradient:.2g} of its largest entry; the value does not",
+                block=found.identity.block, observed=gradient, limit=limit,
+                evidence="two forward and backward passes from the same state",
+                likely="backward draws random numbers of its own, or reads memory that it does not own",
+            )
+        else:
+            return Outcome(status="passed", margin=margin)
+        return self.outcome([finding], margin=margin)

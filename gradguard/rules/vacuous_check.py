@@ -1,0 +1,54 @@
+"""GG902."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from gradguard.finding import Outcome
+from gradguard.measurements.base import Evidence, the
+from gradguard.measurements.gradients import Gradients
+from gradguard.rules.base import Rule
+
+__all__ = ["VacuousCheck"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VacuousCheck(Rule):
+    """A check that compared nothing.
+
+    What it does:
+        Counts the blocks about which something was found out.
+
+    Why is this bad:
+        A test that compares nothing is green for ever.
+
+    What to do:
+        Let parameters or inputs require a gradient, name them with ``wrt``, or choose inputs at which steps can be taken.
+
+    When it is healthy:
+        Never.
+
+    Options:
+        None.
+    """
+
+    code: ClassVar[str] = "GG902"
+    slug: ClassVar[str] = "vacuous-check"
+    needs: ClassVar[tuple[str, ...]] = ("gradients",)
+
+    def judge(self, evidence: Evidence) -> Outcome:
+        """One finding where no block was compared."""
+        gradients = the(evidence, Gradients)
+        if gradients.compared:
+            return Outcome(status="passed")
+        reasons = list(dict.fromkeys(r.reason for r in gradients.results if r.reason))
+        if not gradients.results:
+            message = "nothing was compared: no parameter and no input requires a gradient"
+        else:
+            message = f"nothing was compared: all {len(gradients.results)} blocks are empty or inconclusive"
+        finding = self.finding(
+            message, evidence="; ".join(reasons[:3]), count=0, total=len(gradients.results),
+            hint="let inputs require a gradient, or name blocks with wrt=",
+        )
+        return self.outcome([finding])
