@@ -60,11 +60,11 @@ def judge(
     """Measure what the rules need, judge, measure once more what they ask for, judge again, triage, report."""
     known = gather(problem, needed(rules), settings, evidence or {})
     outcomes = {rule.code: rule.check(known) for rule in rules}
-    for request in _requests(outcomes.values()):
+    requests = _requests(outcomes.values())
+    for request in requests:
         known = gather(problem, [request.measurement], settings, known, request.about)
-    for rule in rules:
-        if outcomes[rule.code].requests:
-            outcomes[rule.code] = rule.check(known)
+    if requests:  # rules are pure: what one asked for may matter to another
+        outcomes = {rule.code: rule.check(known) for rule in rules}
     return _assemble(rules, outcomes, known, scenario=scenario, ignores=ignores)
 
 

@@ -98,8 +98,10 @@ class TorchProblem:
                 if value is not None and not isinstance(value, int | float | str | bool):
                     outputs.skipped.append(f"output {name or type(value).__name__}: {type(value).__name__} is no tensor")
                 continue
-            if differentiable(value) and value.numel():
+            if differentiable(value):
                 floating.append((name or "output", value))
+        # An output without entries says nothing, unless there is no other.
+        floating = [(n, t) for n, t in floating if t.numel()] or floating
         if self.scalar:
             only = floating[0][1] if len(floating) == 1 else None
             if only is None or only.numel() != 1:
@@ -133,7 +135,7 @@ class TorchProblem:
             cotangent = (pattern.to(values.dtype) / SIGNIFICANT).reshape(values.shape)
             infinite = torch.isinf(values)
             if infinite.any():
-                if infinite.all():
+                if infinite.all() and infinite.numel():
                     raise UsageError(
                         f"the {'loss' if self.scalar else 'output'} is infinite at this point ({outputs.names[i]})",
                         where=self.where, todo="check the inputs and the parameters for log(0) and overflow",
@@ -198,6 +200,8 @@ class TorchProblem:
             if one.shape != other.shape:
                 return float("inf")
             x, y = _finite(real_view(one)).double(), _finite(real_view(other)).double()
+            if not x.numel():
+                continue
             size = max(float(x.abs().max()), 1e-300)
             worst = max(worst, float((x - y).abs().max()) / size)
         return worst

@@ -25,6 +25,7 @@ __all__ = ["KinkEntry", "Kinks", "measure"]
 
 NEAR, NEARER = 2.0**-12, 2.0**-18
 NUDGES = 8
+MORE_NUDGES = 120
 WORST = 32
 PERSISTENT = 0.3
 """A distance that shrinks with the nudge is curvature; one that keeps this share of itself is not."""
@@ -88,6 +89,9 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
     nudges += [Tangent(seed=n.seed, scales={i: -s for i, s in n.scales.items()}) for n in nudges[:2]]
     near = {(o.block, o.index): o for o in problem.outside(nudges, NEAR, WORST, SMALLEST)}
     nearer = problem.outside(nudges, NEARER, WORST, SMALLEST)
+    if nearer:  # perhaps the span of so few points is too narrow
+        nudges += [shooter.tangent(moved) for _ in range(MORE_NUDGES)]
+        nearer = problem.outside(nudges, NEARER, WORST, SMALLEST)
     kept = [o for o in nearer if (o.block, o.index) not in near or o.distance >= PERSISTENT * near[(o.block, o.index)].distance]
     entries = []
     for outside in kept[:WORST]:

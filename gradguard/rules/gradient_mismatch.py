@@ -66,11 +66,16 @@ class GradientMismatch(Rule):
         findings = self._findings([r for r in wrong if r.block.name not in explained and not _absent(r)], places, limit)
         kinks = the(evidence, Kinks)
         if kinks is not None:
-            findings += [self._entry(e) for e in kinks.wrong if not e.kink]
+            smooth = [e for e in kinks.wrong if not e.kink]
+            for name in dict.fromkeys(e.block.name for e in smooth):
+                findings.append(self._point([e for e in smooth if e.block.name == name]))
         unresolved = [r for r in gradients.results if r.verdict == "inconclusive"]
         z = [r.z for r in gradients.results if r.z == r.z]
         margin = max(z) / limit if z else None
         outcome = self.outcome(findings, margin=margin, requests=tuple(requests))
+        if explained and outcome.status == "passed" and not unresolved:
+            names = ", ".join(explained[:3]) + (", ..." if len(explained) > 3 else "")
+            return Outcome(status="passed", findings=outcome.findings, margin=margin, requests=tuple(requests), reason=f"detached, see GG113: {names}")
         if outcome.status == "passed" and unresolved:
             return Outcome(
                 status="inconclusive", findings=outcome.findings, margin=margin, requests=tuple(requests), reason=_unclear(unresolved)
@@ -126,12 +131,13 @@ class GradientMismatch(Rule):
             hint=f"{len(others)} more blocks differ" if others else "",
         )
 
-    def _entry(self, e: KinkEntry) -> Finding:
+    def _point(self, entries: list[KinkEntry]) -> Finding:
+        e = entries[0]
         return self.finding(
             f"{e.name}: analytical {e.analytical:.6g}, numerical {(e.left + e.right) / 2:.6g} +- {e.error_bar:.1g}",
             block=e.block.name, module=e.block.module or "", location=f"block {e.block.name}, at this point only",
-            count=1, total=e.block.size, pattern="only at this value; a point nearby is right",
-            evidence="the slopes from both sides are the same and the gradient is another",
+            count=len(entries), total=e.block.size, pattern="only at this value; a point nearby is right",
+            evidence="the slopes from both sides agree with each other, and not with the gradient",
             likely="a special case in forward or backward at zeros, ties or a threshold",
         )
 
