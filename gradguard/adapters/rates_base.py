@@ -1,0 +1,146 @@
+"""What an adapter offers to the learning-rate checks: restartable runs at other rates, curvature, and cheap looks at a loss."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
+
+from gradguard.adapters.base import Problem, Settings
+from gradguard.adapters.curvature_base import CurvedPoint
+from gradguard.adapters.training_base import Trace, Trainable
+from gradguard.errors import UsageError
+
+if TYPE_CHECKING:
+    from gradguard.scenarios import Scenario
+
+__all__ = ["HORIZON", "Plan", "RateProblem", "SplitLoss", "adapt_rates"]
+
+HORIZON = 10_000
+"""Up to which step a schedule is looked at."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What the user's loop does around the optimizer: a schedule and clipping.
+
+    ``factors`` multiply the rates from step to step (the last one stays), ``source`` says where they come from. ``clip``
+    is the norm to which the whole gradient is clipped.
+    """
+
+    factors: tuple[float, ...] = ()
+    source: str = ""
+    clip: float | None = None
+
+    @property
+    def peak(self) -> tuple[float, int]:
+        """The largest factor and the first step at which it is reached."""
+        if not self.factors:
+            return 1.0, 0
+        largest = max(self.factors)
+        return largest, self.factors.index(largest)
+
+    def factor(self, step: int) -> float:
+        """The factor at a step."""
+        return self.factors[min(step, len(self.factors) - 1)] if self.factors else 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitLoss:
+    """The loss of a batch of B samples and of its two halves (of B // 2 samples each)."""
+
+    whole: float
+    halves: tuple[float, float]
+    samples: int
+
+
+@runtime_checkable
+class RateProblem(Problem, Protocol):
+    """A scenario whose rate can be judged."""
+
+    training: Trainable
+    plan: Plan
+
+    def run(
+        self,
+        steps: int,
+        *,
+        rate_scale: float = 1.0,
+        seed: int = 0,
+        batches: Sequence[int] | None = None,
+        same_batch: bool = False,
+        compare: int = 0,
+    ) -> Trace:
+        """A run of the training copy with the plan's schedule and clipping; see ``Trainable.run``."""
+        ...
+
+    def point(self, *, batch: int = 0, warm_steps: int = 0, rate_scale: float = 1.0, seed: int = 0) -> CurvedPoint:
+        """The curvature of one batch's loss after some steps of training at the scaled rates."""
+        ...
+
+    def adaptive(self) -> bool:
+        """Whether the optimizer's step depends on gradients seen before, and it has seen none yet."""
+        ...
+
+    def null_losses(self, batches: Sequence[int], *, seed: int = 0) -> tuple[float, ...]:
+        """The losses of batches with every trainable parameter at zero: what the model is worth without its weights."""
+        ...
+
+    def split_loss(self, batch: int, *, seed: int = 0) -> SplitLoss | None:
+        """The loss of a batch and of its halves; None where the batch cannot be split along a common first axis."""
+        ...
+
+
+def adapt_rates(
+    scenario: Scenario, settings: Settings, *, schedule: Any = None, clip: float | None = None
+) -> RateProblem:
+    """The scenario as a problem whose learning rate can be judged.
+
+    Raises:
+        UsageError: there is no optimizer, or what :func:`gradguard.adapters.training_base.adapt_training` refuses.
+    """
+    if scenario.optimizer is None:
+        raise UsageError(
+            "there is no optimizer, so there is no learning rate to judge",
+            where="optimizer",
+            todo="optimizer=torch.optim.SGD(model.parameters(), lr=0.1), or gg.SGD(lr=0.1) for a NumPy model",
+        )
+    if clip is not None and not clip > 0:
+        raise UsageError(f"clip takes the norm that gradients are clipped to, got {clip!r}", todo="clip=1.0, or None")
+    if isinstance(scenario.model, dict):
+        from gradguard.adapters.numpy_rates import NumpyRates
+
+        return cast(RateProblem, NumpyRates(scenario, settings, schedule=schedule, clip=clip))
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(scenario.model, torch.nn.Module):
+        from gradguard.adapters.torch_rates import TorchRates
+
+        return cast(RateProblem, TorchRates(scenario, settings, schedule=schedule, clip=clip))
+    raise UsageError(
+        f"cannot train a {type(scenario.model).__name__}",
+        where="model",
+        todo="give a torch.nn.Module, or for NumPy a (nested) dict of arrays with grad(model, batch)",
+    )
+
+
+def called_schedule(schedule: Callable[[int], float]) -> tuple[float, ...]:
+    """The factors of a function step -> factor, up to the horizon.
+
+    Raises:
+        UsageError: it raises, or returns something that is not a number of at least 0.
+    """
+    factors = []
+    for step in range(HORIZON):
+        try:
+            factor = float(schedule(step))
+        except Exception as error:
+            raise UsageError(
+                f"the schedule raised {type(error).__name__} at step {step}: {error}".splitlines()[0],
+                where="schedule",
+                todo="schedule is a function step -> factor on the optimizer's rates, or a torch scheduler",
+            ) from error
+        if not 0 <= factor < float("inf"):
+            raise UsageError(f"the schedule returned {factor!r} at step {step}", where="schedule", todo="return a factor >= 0")
+        factors.append(factor)
+    return tuple(factors)
