@@ -23,7 +23,7 @@ from gradguard.loading import HERE, user_error
 from gradguard.report import Report
 from gradguard.scenarios import Ignore, Scenario
 
-__all__ = ["Progress", "audit_scenario", "located", "renamed"]
+__all__ = ["Progress", "accepted", "audit_scenario", "command_repeat", "located", "renamed"]
 
 Progress = Callable[[int, int, str], None]
 """``progress(done, total, what)``."""
@@ -33,7 +33,7 @@ def audit_scenario(
     scenario: Scenario,
     *,
     address: str,
-    repeat: str,
+    repeat: Callable[[Finding], str],
     config: Config,
     codes: Sequence[str] | None = None,
     baseline: Sequence[Accepted] = (),
@@ -42,7 +42,7 @@ def audit_scenario(
 ) -> tuple[Report, list[Ignore]]:
     """The report of one scenario under its address, and the ignores of the configuration that accepted something.
 
-    ``repeat`` is the command that runs this scenario again; options are added to it. ``codes``: only these rules.
+    ``repeat`` gives the command that shows a finding again. ``codes``: only these rules.
 
     Raises:
         UsageError: the scenario cannot be audited as it is, or the user's code raised (with its own error and line).
@@ -54,11 +54,10 @@ def audit_scenario(
             seed=config.seed,
             limits=config.limits,
             method=config.method,
-            order=config.order,
             precision=config.precision,
-            vary=config.vary,
             steps=config.steps,
             progress=progress,
+            name=address,
         )
     except (UsageError, GradGuardError):
         raise
@@ -66,12 +65,28 @@ def audit_scenario(
         if _is_ours(error):
             raise
         raise user_error(error, f"scenario {address} raised while it was audited:") from error
-    report = renamed(report, address)
     report = located(report, scenario.model, root)
-    report = _repeatable(report, repeat, config)
-    report.strict = config.strict
+    return accepted(report, repeat=repeat, config=config, baseline=baseline)
+
+
+def accepted(
+    report: Report, *, repeat: Callable[[Finding], str], config: Config, baseline: Sequence[Accepted]
+) -> tuple[Report, list[Ignore]]:
+    """The report with what repeats its findings, without what is accepted; and the ignores that accepted something."""
+    findings = [replace(f, repeat=repeat(f)) for f in report.findings]
+    report = Report(findings, report.checks, report.rows, strict=config.strict)
     report, used = apply_ignores(report, config.ignore)
     return (apply_baseline(report, baseline) if baseline else report), used
+
+
+def command_repeat(target: str, config: Config) -> Callable[[Finding], str]:
+    """``gradguard report models.py:mlp --select GG101 --block fc1.weight --seed 0`` for a finding."""
+
+    def repeat(finding: Finding) -> str:
+        block = f" --block {shlex.quote(finding.block)}" if finding.block and finding.code.startswith("GG1") else ""
+        return f"gradguard report {shlex.quote(target)} --select {finding.code}{block} --seed {config.seed}"
+
+    return repeat
 
 
 def renamed(report: Report, name: str) -> Report:
@@ -115,14 +130,6 @@ def _source(model: Any, finding: Finding, root: Path) -> str:
         if file.is_relative_to(root.resolve()) and "site-packages" not in file.parts:
             return f"{file.relative_to(root.resolve()).as_posix()}:{max(line, 1)}"
     return ""
-
-
-def _repeatable(report: Report, command: str, config: Config) -> Report:
-    findings = []
-    for f in report.findings:
-        block = f" --block {shlex.quote(f.block)}" if f.block and f.code.startswith("GG1") else ""
-        findings.append(replace(f, repeat=f"{command} --select {f.code}{block} --seed {config.seed}"))
-    return Report(findings, report.checks, report.rows, strict=report.strict)
 
 
 def _is_ours(error: Exception) -> bool:

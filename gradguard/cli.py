@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_run_options(report)
     report.add_argument("--json", metavar="FILE", help="write the report as JSON as well (- for standard output)")
     report.add_argument("--output-format", metavar="FORMAT", help="text, json, jsonl, markdown, github, gitlab, sarif or junit")
-    report.add_argument("--output-file", metavar="FILE", help="write that format to a file; the text still goes to the terminal")
+    report.add_argument("--output-file", metavar="FILE", help="write it to a file; the text still goes to the terminal")
     report.set_defaults(run=_report)
 
     compare = commands.add_parser("compare", help="what changed between two saved reports")

@@ -51,9 +51,7 @@ class Config:
     scenarios: tuple[str | ModelSpec, ...] = ()
     baseline: str = ""
     method: str = "directional"
-    order: int = 1
     precision: str = "auto"
-    vary: bool = False
     steps: int = 20
     origins: Mapping[str, str] = field(default_factory=dict)
 
@@ -66,7 +64,7 @@ class Config:
 PROFILES: dict[str, dict[str, Any]] = {
     "fast": {"select": ["GG1"], "steps": 5},
     "ci": {"steps": 20},
-    "thorough": {"steps": 100, "vary": True, "order": 2},
+    "thorough": {"steps": 100},
 }
 """What the profiles set that need no table; ``[tool.gradguard.profiles.NAME]`` adds to them or replaces values."""
 
@@ -288,9 +286,7 @@ READERS: dict[str, Callable[[Any, str], Any]] = {
     "scenarios": _scenarios,
     "baseline": _kind(str, "a file's path"),
     "method": _one_of("directional", "entrywise"),
-    "order": _one_of(1, 2),
     "precision": _one_of("auto", "float64", "native"),
-    "vary": _kind(bool, "true or false"),
     "steps": _steps,
 }
 """Each key of the table, with the function that validates a value of it."""

@@ -36,4 +36,4 @@ def found_model(spec: ModelSpec, seed: int) -> Found:
         return scenario_of_model(factory, spec.inputs, seed)
 
     shape = "x".join(map(str, spec.inputs))
-    return Found(function=ScenarioFunction(build, name), address=f"{spec.model}({shape})", target=spec.model)
+    return Found(function=ScenarioFunction(build, f"{name}({shape})"), address=f"{spec.model}({shape})", target=spec.model)

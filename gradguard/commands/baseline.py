@@ -41,5 +41,6 @@ def run_baseline(
     else:
         others = [e for e in before if (e.scenario, e.rule) not in decided]
         write_baseline(path, [*others, *now])
-        print(f"{path}: {plural(len(now), 'finding')} accepted" + (f", {len(others)} kept of other scenarios" if others else ""))
+        more = f", {len(others)} kept of other scenarios" if others else ""
+        print(f"{path}: {plural(len(now), 'finding')} accepted{more}")
     return 2 if audited.failures else 0

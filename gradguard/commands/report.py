@@ -9,17 +9,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gradguard.auditing import audit_scenario
+from gradguard.auditing import audit_scenario, command_repeat
 from gradguard.baseline import Accepted, read_baseline
 from gradguard.config import Config, ModelSpec, load_config
 from gradguard.errors import UsageError
+from gradguard.judging import check_ignores
 from gradguard.loading import Found, build_scenario, find_scenarios, project_root
 from gradguard.progress import Bar
 from gradguard.rendering.formats import FORMATS, render
 from gradguard.rendering.github import step_summary
 from gradguard.rendering.text import render_report
 from gradguard.report import Report, merge
-from gradguard.scenarios import Ignore
+from gradguard.scenarios import Ignore, as_ignores
 
 __all__ = ["Audited", "audit_targets", "run_report"]
 
@@ -86,7 +87,7 @@ def audit_targets(
                 report, accepted = audit_scenario(
                     scenario,
                     address=found.address,
-                    repeat=f"gradguard report {found.target}",
+                    repeat=command_repeat(found.target, config),
                     config=config,
                     baseline=baseline,
                     root=root,
@@ -136,7 +137,7 @@ def _with_stale(audited: Audited, options: Mapping[str, Any]) -> Report:
     from gradguard.rules.unused_ignore import UnusedIgnore
 
     report = audited.report
-    given = load_config(Path(os.devnull), options={"ignore": options.get("ignore")}, environ={}).ignore
+    given = check_ignores(as_ignores(options.get("ignore") or ()))
     judged = {check.code for check in report.checks}
     stale = [one for one in given if one not in audited.used and one.rule in judged]
     if not stale or UnusedIgnore.code not in judged:

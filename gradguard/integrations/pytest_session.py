@@ -1,0 +1,181 @@
+"""What the plugin knows during a run: settings, baseline, and what the checks said so far."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import uuid
+import warnings
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gradguard.baseline import DEFAULT, Accepted, entries_of, read_baseline, write_baseline
+from gradguard.config import Config, load_config
+from gradguard.errors import UsageError
+from gradguard.finding import Finding
+from gradguard.pytest_plugin import PAYLOAD
+from gradguard.report import Report, merge, plain
+from gradguard.saved import report_from_dict
+from gradguard.scenarios import Ignore
+
+__all__ = ["Work", "divided_threads", "finish", "merged", "shared_folder", "work_of"]
+
+WORK = pytest.StashKey["Work"]()
+FOLDER = pytest.StashKey[str]()
+OPTIONS = ("select", "ignore", "seed", "strict", "profile", "baseline")
+
+
+@dataclass
+class Work:
+    """Settings of a run, read once; ``tables`` are those of the scenarios measured in this process."""
+
+    config: pytest.Config
+    accepted: list[Accepted] = field(default_factory=list)
+
+    def settings(self, marker: Mapping[str, Any] | None = None, call: Mapping[str, Any] | None = None) -> Config:
+        """The settings for one test.
+
+        Raises:
+            UsageError: something in them is wrong.
+        """
+        options = {name: self.config.getoption(f"gradguard_{name}") for name in OPTIONS}
+        return load_config(self.config.rootpath, options=options, marker=marker, call=call)
+
+    @property
+    def writing(self) -> bool:
+        """Whether this run accepts what it finds, so that nothing fails."""
+        return bool(self.config.getoption("gradguard_write_baseline"))
+
+    def record(self, item: pytest.Item, report: Report, used: Sequence[Ignore] = ()) -> None:
+        """Let findings and checks travel with the test's report; tables stay in this process, or go into the folder."""
+        payload = {
+            "checks": [plain(check.row()) for check in report.checks],
+            "findings": [plain(finding.row()) for finding in report.findings],
+            "used": [[one.rule, one.block, one.reason] for one in used],
+        }
+        item.stash.setdefault(PAYLOAD, []).append(payload)
+
+    def keep_tables(self, report: Report) -> None:
+        """Keep the bulk of a report for the output file; nothing is written where no file was asked for."""
+        if not self.config.getoption("gradguard_output_file"):
+            return
+        folder = getattr(self.config, "workerinput", {}).get("gradguard_folder") or shared_folder(self.config)
+        data = Report((), (), report.rows).to_dict()
+        (Path(folder) / f"{uuid.uuid4().hex}.json").write_text(json.dumps(data), encoding="utf-8")
+
+
+def work_of(config: pytest.Config) -> Work:
+    """The work of this run, made at its first use.
+
+    Raises:
+        UsageError: the settings or the baseline are wrong.
+    """
+    if WORK not in config.stash:
+        work = Work(config)
+        settings = work.settings()
+        if settings.baseline and not work.writing:
+            path = _baseline_path(config, settings)
+            if path.exists() or settings.strict:
+                work.accepted = read_baseline(path)
+            else:
+                warnings.warn(f"gradguard: there is no baseline {path} yet; --gradguard-write-baseline makes it", stacklevel=2)
+        config.stash[WORK] = work
+    return config.stash[WORK]
+
+
+def merged(payloads: Sequence[str]) -> tuple[Report, list[Ignore]]:
+    """The report of a whole run from what came with its tests' reports; the last word on each check counts."""
+    checks: dict[tuple[str, str], dict[str, Any]] = {}
+    findings: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    used: list[Ignore] = []
+    for text in payloads:
+        for part in json.loads(text):
+            for check in part["checks"]:
+                key = (check["scenario"], check["code"])
+                checks[key] = check
+                findings[key] = []
+            for finding in part["findings"]:
+                findings.setdefault((finding["scenario"], finding["code"]), []).append(finding)
+            used.extend(Ignore(*one) for one in part["used"])
+    rows = [row for several in findings.values() for row in several]
+    report = report_from_dict({"tables": {"checks": list(checks.values()), "findings": rows}})
+    return Report(_ordered(report.findings), report.checks), used
+
+
+def finish(session: pytest.Session, payloads: Sequence[str]) -> None:
+    """Write the baseline and the output file that were asked for; a file that cannot be written fails the run."""
+    config = session.config
+    if hasattr(config, "workerinput"):
+        return
+    report, _ = merged(payloads)
+    try:
+        work = work_of(config)
+        if work.writing:
+            path = _baseline_path(config, work.settings())
+            decided = {(c.scenario, c.code) for c in report.checks if c.status in ("passed", "failed")}
+            before = read_baseline(path) if path.exists() else []
+            write_baseline(path, [*(e for e in before if (e.scenario, e.rule) not in decided), *entries_of(report)])
+        _write_output(config, report)
+    except UsageError as error:
+        session.testsfailed += 1
+        print(f"\ngradguard: {error}", file=sys.stderr)
+
+
+def shared_folder(config: pytest.Config) -> str:
+    """A temporary folder of this run, for tables that are too large to travel with reports."""
+    if FOLDER not in config.stash:
+        folder = tempfile.TemporaryDirectory(prefix="gradguard-")
+        config.stash[FOLDER] = folder.name
+        config.add_cleanup(folder.cleanup)
+    return config.stash[FOLDER]
+
+
+@contextmanager
+def divided_threads(config: pytest.Config) -> Generator[None]:
+    """While a check runs under xdist, torch uses its share of the threads; afterwards as many as before."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) if hasattr(config, "workerinput") else 1
+    torch = sys.modules.get("torch")
+    if workers <= 1 or torch is None:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, before // workers))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _write_output(config: pytest.Config, report: Report) -> None:
+    name, file = config.getoption("gradguard_output_format"), config.getoption("gradguard_output_file")
+    if not file:
+        return
+    from gradguard.rendering.formats import render
+
+    parts = sorted(Path(shared_folder(config)).glob("*.json"))
+    whole = merge([report, *(report_from_dict(json.loads(part.read_text(encoding="utf-8"))) for part in parts)])
+    try:
+        Path(file).write_text(render(whole, name or "json") + "\n", encoding="utf-8")
+    except OSError as error:
+        todo = "name a file in a folder that exists, and that this user may write"
+        raise UsageError(f"cannot write {file}: {error.strerror or error}", todo=todo) from error
+
+
+def _baseline_path(config: pytest.Config, settings: Config) -> Path:
+    path = Path(settings.baseline or DEFAULT)
+    base = config.invocation_params.dir if settings.origins.get("baseline") == "option" else config.rootpath
+    return base / path
+
+
+def _ordered(findings: Sequence[Finding]) -> list[Finding]:
+    rank = {"error": 0, "warning": 1, "info": 2}
+    known = {f.fingerprint for f in findings}
+    loose = [replace(f, caused_by="") if f.caused_by and f.caused_by not in known else f for f in findings]
+    return sorted(loose, key=lambda f: (rank[f.severity], bool(f.caused_by)))

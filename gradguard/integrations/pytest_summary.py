@@ -1,0 +1,74 @@
+"""The plugin's section at the end of a run: short, worst first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from gradguard.finding import Finding
+from gradguard.integrations.pytest_session import merged
+from gradguard.rendering.text import plural, shorten, tally
+from gradguard.report import Report
+
+__all__ = ["summarise", "summary_lines"]
+
+SHOWN = 12
+MARKUP = {"error": {"red": True}, "warning": {"yellow": True}, "info": {"cyan": True}}
+
+
+def summarise(reporter: Any, config: pytest.Config, payloads: Sequence[str]) -> None:
+    """Write the section; with ``-q`` only where something was found."""
+    report, _ = merged(payloads)
+    _annotate(reporter, config, report)
+    if config.get_verbosity() < 0 and not report.findings:
+        return
+    reporter.section("gradguard", sep="=")
+    lines, more = summary_lines(report, config.get_terminal_writer().fullwidth)
+    reporter.write_line(_counts(report))
+    for finding, line in lines:
+        reporter.write_line(line, **MARKUP[finding.severity])
+    if more:
+        reporter.write_line(more)
+
+
+def summary_lines(report: Report, width: int) -> tuple[list[tuple[Finding, str]], str]:
+    """A line per finding, worst first, none wider than ``width``; and how many more there are."""
+    shown = report.findings[:SHOWN]
+    lines = [(finding, _line(finding, width)) for finding in shown]
+    rest = report.findings[SHOWN:]
+    return lines, f"... and {tally(rest)} more" if rest else ""
+
+
+def _line(finding: Finding, width: int) -> str:
+    head = f"{finding.severity:<7} {finding.code} {finding.rule}"
+    caused = "  (caused by another)" if finding.caused_by else ""
+    place = f"{finding.scenario}  {finding.block or finding.module}".rstrip()
+    room = width - len(head) - len(caused) - 2
+    if room < 16:
+        # Too narrow for the place beside the rule: the rule's code is enough to find the rest.
+        return shorten(f"{finding.code} {place}", width)
+    return f"{head}  {shorten(place, room)}{caused}"
+
+
+def _counts(report: Report) -> str:
+    scenarios = len({check.scenario for check in report.checks})
+    counts = {s: sum(c.status == s for c in report.checks) for s in ("passed", "failed", "inconclusive", "skipped")}
+    statuses = ", ".join(f"{n} {status}" for status, n in counts.items() if n)
+    return f"{plural(len(report.checks), 'check')} on {plural(scenarios, 'scenario')}: {statuses}"
+
+
+def _annotate(reporter: Any, config: pytest.Config, report: Report) -> None:
+    """Formats that belong on the terminal: GitHub's annotations, or any other that was asked for without a file."""
+    name, file = config.getoption("gradguard_output_format"), config.getoption("gradguard_output_file")
+    if name == "github":
+        from gradguard.rendering.github import annotate, step_summary
+
+        for line in annotate(report):
+            reporter.write_line(line)
+        step_summary(report)
+    elif name and not file:
+        from gradguard.rendering.formats import render
+
+        reporter.write_line(render(report, name))
