@@ -25,7 +25,7 @@ KINKS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], torch.Tensor]] = 
     "leaky_relu at 0": (lambda x: functional.leaky_relu(x, 0.1), t(0, 1, -1)),
     "relu6 at its ends": (functional.relu6, t(0, 6, 3)),
     "hardtanh at its ends": (functional.hardtanh, t(-1, 1, 0.3)),
-    "hardshrink at its ends": (functional.hardsigmoid, t(-3, 3, 0)),
+    "hardsigmoid at its ends": (functional.hardsigmoid, t(-3, 3, 0)),
     "abs at 0": (torch.abs, t(-1, 0, 2)),
     "max of ties": (lambda x: x.max(), t(3, 1, 3)),
     "max along an axis with ties": (lambda x: x.reshape(2, 2).max(dim=1).values, t(1, 1, 2, 0)),
@@ -62,7 +62,7 @@ CURVED: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], torch.Tensor]] =
     "exp of 50": (torch.exp, t(50, -50, 0)),
     "softmax of large": (lambda x: (1000 * x).softmax(0), t(0.5, 0.5001, 0.1)),
     "logsumexp of large": (lambda x: x.logsumexp(0), t(1e4, 1e4 + 1, 0)),
-    "sigmoid saturated": (torch.sigmoid, t(40, -40, 30)),
+    "sigmoid saturated": (torch.sigmoid, t(40, -40, 0.3)),
     "tanh saturated": (torch.tanh, t(20, -18, 0)),
     "a large offset": (lambda x: x.sin() + 1e8, t(0.3, 1.0)),
     "a large offset in the sum": (lambda x: (x.sin() + 1e8).sum(), t(0.3, 1.0)),
@@ -97,8 +97,13 @@ def layout_cases() -> Iterator[Case]:
     wide = torch.randn(4, 6, dtype=torch.float64)
     image = torch.randn(2, 3, 4, 4, dtype=torch.float64)
     layouts: dict[str, torch.Tensor] = {
-        "expanded": wide[:1].expand(4, 6), "transposed": wide.T, "sliced": wide[::2, ::3], "flipped": wide.flip(0),
-        "empty": wide[:0], "scalar": wide[0, 0], "one entry": wide[:1, :1],
+        "expanded": wide[:1].expand(4, 6),
+        "transposed": wide.T,
+        "sliced": wide[::2, ::3],
+        "flipped": wide.flip(0),
+        "empty": wide[:0],
+        "scalar": wide[0, 0],
+        "one entry": wide[:1, :1],
     }
     for name, x in layouts.items():
         yield Case(f"{name} input of a function", lambda x=x: Checked(torch.tanh, (x.detach().requires_grad_(),)))
@@ -113,7 +118,9 @@ def layout_cases() -> Iterator[Case]:
             (image.clone(memory_format=torch.channels_last).requires_grad_(),),
         ),
     )
-    yield Case("permuted convolution", lambda: Checked(nn.Conv2d(4, 4, 3, padding=1).double(), (image.permute(0, 2, 1, 3).clone(),)))
+    yield Case(
+        "permuted convolution", lambda: Checked(nn.Conv2d(4, 4, 3, padding=1).double(), (image.permute(0, 2, 1, 3).clone(),))
+    )
     yield Case("empty batch of a linear layer", lambda: Checked(nn.Linear(6, 3).double(), (wide[:0],)))
     yield Case("a layer without entries", lambda: Checked(nn.Sequential(nn.Linear(6, 3), nn.Linear(3, 3)).double(), (wide,)))
     yield Case("integer input", _function(lambda x, i: x[i].sin(), wide, torch.tensor([0, 2, 2])))
@@ -121,13 +128,19 @@ def layout_cases() -> Iterator[Case]:
     yield Case("masked_fill with -inf", _function(lambda x, m: x.masked_fill(m, float("-inf")).softmax(-1), wide, wide > 1))
     yield Case("an output with -inf", _function(lambda x, m: x.masked_fill(m, float("-inf")), wide, wide > 1))
     yield Case("gather of duplicates", _function(lambda x, i: x.gather(1, i), wide, torch.zeros(4, 3, dtype=torch.long)))
-    yield Case("index_add", _function(lambda x, i: torch.zeros(2, 6, dtype=x.dtype).index_add(0, i, x), wide, torch.tensor([0, 1, 1, 0])))
+    yield Case(
+        "index_add",
+        _function(lambda x, i: torch.zeros(2, 6, dtype=x.dtype).index_add(0, i, x), wide, torch.tensor([0, 1, 1, 0])),
+    )
     yield Case("as_strided windows", _function(lambda x: x.reshape(-1).unfold(0, 5, 2).sin(), wide))
     yield Case("broadcast", _function(lambda x, y: (x[:, None] * y[None]).sin(), wide[0], wide[1]))
     yield Case("two outputs", _function(lambda x: (x.sin(), x.cos()), wide))
     yield Case("a nested output", _function(lambda x: {"a": [x.sin(), (x.cos(),)], "n": 3, "none": None}, wide))
     yield Case("an integer output beside", _function(lambda x: x.max(dim=1), wide))
-    yield Case("keyword inputs", lambda: Checked(lambda x, *, scale: (x * scale).sin(), {"x": wide.clone().requires_grad_(), "scale": wide + 1}))
+    yield Case(
+        "keyword inputs",
+        lambda: Checked(lambda x, *, scale: (x * scale).sin(), {"x": wide.clone().requires_grad_(), "scale": wide + 1}),
+    )
     yield Case("nested inputs", lambda: Checked(lambda p: (p["w"] * p["b"][0]).sin(), ({"w": wide.clone(), "b": [wide + 1]},)))
     yield Case("kwargs", lambda: Checked(lambda x, power: x**power, wide.clone(), {"kwargs": {"power": 3}}))
     yield Case("in place on a copy", _function(lambda x: x.clone().mul_(2).add_(x).sin_(), wide))
@@ -140,13 +153,23 @@ def complex_cases() -> Iterator[Case]:
     z = torch.randn(4, 3, dtype=torch.complex128)
     x = torch.randn(8, dtype=torch.float64)
     functions: dict[str, tuple[Callable[..., Any], torch.Tensor]] = {
-        "z squared": (lambda z: z * z, z), "modulus": (lambda z: z.abs(), z), "angle": (lambda z: z.angle(), z),
-        "conjugate": (lambda z: z.conj() * z, z), "real part": (lambda z: z.real, z), "imaginary part": (lambda z: z.imag, z),
-        "complex exp": (torch.exp, z), "complex tanh": (torch.tanh, z), "complex matmul": (lambda z: z @ z.mH, z),
-        "complex loss": (lambda z: (z.abs() ** 2).sum(), z), "fft": (torch.fft.fft, z), "rfft": (torch.fft.rfft, x),
-        "irfft": (lambda x: torch.fft.irfft(torch.fft.rfft(x) * 2), x), "view_as_complex": (lambda x: torch.view_as_complex(x.reshape(4, 2)).exp(), x),
+        "z squared": (lambda z: z * z, z),
+        "modulus": (lambda z: z.abs(), z),
+        "angle": (lambda z: z.angle(), z),
+        "conjugate": (lambda z: z.conj() * z, z),
+        "real part": (lambda z: z.real, z),
+        "imaginary part": (lambda z: z.imag, z),
+        "complex exp": (torch.exp, z),
+        "complex tanh": (torch.tanh, z),
+        "complex matmul": (lambda z: z @ z.mH, z),
+        "complex loss": (lambda z: (z.abs() ** 2).sum(), z),
+        "fft": (torch.fft.fft, z),
+        "rfft": (torch.fft.rfft, x),
+        "irfft": (lambda x: torch.fft.irfft(torch.fft.rfft(x) * 2), x),
+        "view_as_complex": (lambda x: torch.view_as_complex(x.reshape(4, 2)).exp(), x),
         "stft": (lambda x: torch.stft(x.repeat(4), 8, window=torch.hann_window(8, dtype=x.dtype), return_complex=True), x),
-        "complex sgn": (lambda z: torch.sgn(z), z), "complex reciprocal": (torch.reciprocal, z),
+        "complex sgn": (lambda z: torch.sgn(z), z),
+        "complex reciprocal": (torch.reciprocal, z),
     }
     for name, (f, at) in functions.items():
         yield Case(name, lambda f=f, at=at: Checked(f, (at.clone().requires_grad_(),)))
@@ -174,14 +197,19 @@ def numpy_cases() -> Iterator[Case]:
         "transposed": (lambda x: np.tanh(x), x.T, {"vjp": lambda g, x: g * (1 - np.tanh(x) ** 2)}),
         "broadcast": (lambda x, b: x + b, (x, y[0]), {"vjp": lambda g, x, b: (g, g.sum(axis=0))}),
         "where, both branches safe": (
-            lambda x: np.where(x > 0, x**2, -x).sum(), x, {"grad": lambda x: np.where(x > 0, 2 * x, -1.0)},
+            lambda x: np.where(x > 0, x**2, -x).sum(),
+            x,
+            {"grad": lambda x: np.where(x > 0, 2 * x, -1.0)},
         ),
         "nested": (
-            lambda p: (p["layers"][0] @ p["layers"][1].T).sum(), {"p": {"layers": [x, y]}},
+            lambda p: (p["layers"][0] @ p["layers"][1].T).sum(),
+            {"p": {"layers": [x, y]}},
             {"grad": lambda p: {"layers": [np.ones((4, 4)) @ p["layers"][1], np.ones((4, 4)).T @ p["layers"][0]]}},
         ),
         "labels are constants": (
-            lambda w, y: ((w - y) ** 2).sum(), (x, y), {"grad": lambda w, y: 2 * (w - y)},
+            lambda w, y: ((w - y) ** 2).sum(),
+            (x, y),
+            {"grad": lambda w, y: 2 * (w - y)},
         ),
         "entrywise": (lambda x: (x**3).sum(), x, {"grad": lambda x: 3 * x**2, "method": "entrywise"}),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -138,7 +139,7 @@ class Square(torch.autograd.Function):
 
 def mlp(*widths: int, activation: type[nn.Module] = nn.Tanh) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in pairwise(widths):
         layers += [nn.Linear(before, after), activation()]
     return nn.Sequential(*layers[:-1])
 
@@ -191,11 +192,15 @@ def structure_cases() -> Iterator[Case]:
         "float mask": lambda: Checked(Masked(), (x(3, 4), (x(3, 4) > 0).float())),
         "closure over a module": lambda: Checked(closure(mlp(4, 6, 2)), x(3, 4)),
         "closure over a module, input with gradient": lambda: Checked(closure(mlp(4, 6, 2)), x(3, 4).requires_grad_()),
-        "closure over batch normalisation": lambda: Checked(closure(nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5))), x(6, 4)),
+        "closure over batch normalisation": lambda: Checked(
+            closure(nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5))), x(6, 4)
+        ),
         "closure over dropout": lambda: Checked(closure(nn.Sequential(nn.Linear(4, 5), nn.Dropout(0.5))), x(6, 4)),
         "closure over a parameter": lambda: Checked(over_parameter(nn.Parameter(x(4))), x(3, 4)),
         "bound method": lambda: Checked(mlp(4, 6, 2).forward, x(3, 4)),
-        "bias before batch normalisation": lambda: Checked(nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Tanh()), x(8, 4)),
+        "bias before batch normalisation": lambda: Checked(
+            nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Tanh()), x(8, 4)
+        ),
         "bias before layer normalisation": lambda: Checked(nn.Sequential(nn.Linear(4, 5), nn.LayerNorm(5), nn.Tanh()), x(8, 4)),
         "key bias of softmax attention": lambda: Checked(nn.MultiheadAttention(8, 2, batch_first=True), (x(2, 3, 8),) * 3),
         "batch normalisation, batch of 2": lambda: Checked(nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5)), x(2, 4)),
@@ -204,16 +209,13 @@ def structure_cases() -> Iterator[Case]:
         "deep relu": lambda: Checked(mlp(8, *[16] * 10, 2, activation=nn.ReLU), x(4, 8)),
         "wide relu": lambda: Checked(mlp(8, 1000, 2, activation=nn.ReLU), x(16, 8)),
         "dead relu layer": lambda: Checked(dead(), x(4, 8)),
-        "two-class head": lambda: Checked(
-            mlp(4, 6, 2), x(3, 4), {"loss": lambda out: functional.cross_entropy(out, labels)}
-        ),
+        "two-class head": lambda: Checked(mlp(4, 6, 2), x(3, 4), {"loss": lambda out: functional.cross_entropy(out, labels)}),
         "scale 1e-6 on a block": lambda: Checked(Scaled(1e-6), x(3, 4)),
         "scale 1e6 on a block": lambda: Checked(Scaled(1e6), x(3, 4)),
         "loss of 1e-9": lambda: Checked(mlp(4, 6, 2), x(3, 4), {"loss": lambda out: 1e-9 * out.square().mean()}),
         "loss of 1e9": lambda: Checked(mlp(4, 6, 2), x(3, 4), {"loss": lambda out: 1e9 * out.square().mean()}),
         "one parameter": lambda: Checked(nn.PReLU(), x(3, 4)),
         "parameters in a list": lambda: Checked(Listed(), x(3, 4)),
-        "lazy layer": lambda: Checked(nn.Sequential(nn.LazyLinear(5), nn.Tanh()), x(3, 4)),
         "half precision module": lambda: Checked(mlp(4, 6, 2).half(), x(3, 4).half()),
         "bfloat16 module": lambda: Checked(mlp(4, 6, 2).bfloat16(), x(3, 4).bfloat16()),
         "packed sequences": lambda: Checked(Packed(), x(2, 5, 4)),
@@ -265,7 +267,7 @@ class Listed(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.weights = nn.ParameterList([nn.Parameter(torch.randn(4, 4)) for _ in range(3)])
-        self.named = nn.ParameterDict({"a.b": nn.Parameter(torch.randn(4))} if False else {"a": nn.Parameter(torch.randn(4))})
+        self.named = nn.ParameterDict({"a": nn.Parameter(torch.randn(4))})
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for weight in self.weights:
@@ -314,19 +316,31 @@ TRANSFORMERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "Llama": ("LlamaConfig", "LlamaForCausalLM", {**SMALL, "num_key_value_heads": 1}),
     "Gemma": ("GemmaConfig", "GemmaForCausalLM", {**SMALL, "num_key_value_heads": 1, "head_dim": 8}),
     "T5": (
-        "T5Config", "T5ForConditionalGeneration",
+        "T5Config",
+        "T5ForConditionalGeneration",
         {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2, "vocab_size": 40, "decoder_start_token_id": 0},
     ),
     "Mamba": (
-        "MambaConfig", "MambaForCausalLM", {"hidden_size": 16, "state_size": 4, "num_hidden_layers": 2, "vocab_size": 40},
+        "MambaConfig",
+        "MambaForCausalLM",
+        {"hidden_size": 16, "state_size": 4, "num_hidden_layers": 2, "vocab_size": 40},
     ),
     "DeBERTa": (
-        "DebertaV2Config", "DebertaV2ForMaskedLM",
-        {**SMALL, "relative_attention": True, "max_position_embeddings": 16, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8},
+        "DebertaV2Config",
+        "DebertaV2ForMaskedLM",
+        {
+            **SMALL,
+            "relative_attention": True,
+            "max_position_embeddings": 16,
+            "pos_att_type": ["p2c", "c2p"],
+            "position_buckets": 8,
+        },
     ),
     "BERT": ("BertConfig", "BertForMaskedLM", {**SMALL, "max_position_embeddings": 16}),
     "DistilBERT": (
-        "DistilBertConfig", "DistilBertForMaskedLM", {"dim": 16, "hidden_dim": 24, "n_layers": 2, "n_heads": 2, "vocab_size": 40},
+        "DistilBertConfig",
+        "DistilBertForMaskedLM",
+        {"dim": 16, "hidden_dim": 24, "n_layers": 2, "n_heads": 2, "vocab_size": 40},
     ),
     "OPT": ("OPTConfig", "OPTForCausalLM", {**SMALL, "ffn_dim": 24, "word_embed_proj_dim": 16, "max_position_embeddings": 16}),
     "Qwen2": ("Qwen2Config", "Qwen2ForCausalLM", {**SMALL, "num_key_value_heads": 1}),
@@ -349,7 +363,9 @@ def transformers_cases(names: tuple[str, ...] = tuple(TRANSFORMERS)) -> Iterator
     """Tiny models in training mode (with dropout where they have it) and in evaluation mode, with their own loss."""
     for name in names:
         for training in (True, False):
-            yield Case(f"{name}{'' if training else ', eval'}", lambda name=name, training=training: _language_model(name, training))
+            yield Case(
+                f"{name}{'' if training else ', eval'}", lambda name=name, training=training: _language_model(name, training)
+            )
 
 
 def _language_model(name: str, training: bool) -> Checked:
