@@ -169,8 +169,13 @@ class Cuttable(Protocol):
 class Entrywise(Protocol):
     """Every entry of a block at once, batched where the framework can."""
 
-    def differences(self, block: int, indices: Sequence[int], step: float) -> tuple[NDArray[np.float64], str]:
-        """phi(+step e_k) and phi(-step e_k), minus phi(0), for each index: shape (n, 2); and which path ran, and why."""
+    def differences(
+        self, block: int, indices: Sequence[int], step: float, budget: int
+    ) -> tuple[NDArray[np.float64], str, str]:
+        """phi(+step e_k) and phi(-step e_k), minus phi(0), for each index: shape (n, 2); the path that ran; why.
+
+        ``budget``: bytes that a batched evaluation may take.
+        """
         ...
 
 

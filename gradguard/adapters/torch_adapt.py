@@ -238,12 +238,14 @@ class Bound:
 
     call: Callable[[], Any]
     leaves: dict[int, torch.Tensor]
+    exchange: dict[int, torch.Tensor]
 
 
 def _bind(setup: Setup, candidates: list[Candidate], session: Session, *, clone: bool) -> Bound:
     chosen = {id(c.tensor) for c in candidates}
     copies: dict[int, torch.Tensor] = {}
     constants: list[tuple[torch.Tensor, torch.Tensor, int]] = []
+    exchange: dict[int, torch.Tensor] = {}
     for c in setup.inputs:
         key = id(c.tensor)
         if key in copies:
@@ -271,6 +273,7 @@ def _bind(setup: Setup, candidates: list[Candidate], session: Session, *, clone:
 
     def _pass(tensor: torch.Tensor) -> torch.Tensor:
         own = copies.get(id(tensor), tensor)
+        own = exchange.get(id(own), own)
         return own.clone() if clone and own.requires_grad else own
 
     def call() -> Any:
@@ -282,7 +285,7 @@ def _bind(setup: Setup, candidates: list[Candidate], session: Session, *, clone:
         result = setup.function(*(mine(a) for a in setup.args), **{k: mine(v) for k, v in setup.kwargs.items()})
         return setup.loss(result) if setup.loss is not None else result
 
-    return Bound(call, copies)
+    return Bound(call, copies, exchange)
 
 
 def _problem(
@@ -300,10 +303,12 @@ def _problem(
     lowest = next((b.dtype for b in blocks if b.dtype not in ("float64", "complex128")), "")
     path = f"lifted from {lowest}" if session.lift and lowest else f"native {lowest}" if lowest else "float64"
     notes = [reason] if reason else []
-    return TorchModuleProblem(
+    problem = TorchModuleProblem(
         bound.call, blocks, leaves, session, originals=originals, seed=setup.seed, path=path, where=setup.where,
         notes=notes, scalar=scalar, modules=setup.modules,
     )
+    problem.exchange = bound.exchange
+    return problem
 
 
 def _first_pass(setup: Setup, problem: TorchModuleProblem, bound: Bound) -> list[Candidate]:

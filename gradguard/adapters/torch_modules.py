@@ -7,11 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from gradguard.adapters.base import Cut
 from gradguard.adapters.nesting import flatten, rebuild
 from gradguard.adapters.torch_detach import CutMode, Moment, as_cuts, changed, holding
+from gradguard.adapters.torch_entrywise import Batching, entry_differences
 from gradguard.adapters.torch_leaves import differentiable, dtype_name, parameter_places
 from gradguard.adapters.torch_problem import TorchProblem
 from gradguard.blocks import Block, Tangent
@@ -34,6 +37,7 @@ class TorchModuleProblem(TorchProblem):
     def __init__(self, *args: Any, modules: Sequence[tuple[str, torch.nn.Module]] = (), **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.roots = list(modules)
+        self._batching: Batching | None = None
         self.children: dict[str, torch.nn.Module] = {}
         for label, root in self.roots:
             prefix = label if label and len(self.roots) > 1 else ""
@@ -140,6 +144,17 @@ class TorchModuleProblem(TorchProblem):
         whole = {id(m) for _, root in self.roots for m in root.modules() if not list(m.children())}
         own = {id(m) for m in module.modules() if not list(m.children())}
         return self.share * min(1.0, len(own) / max(len(whole), 1))
+
+    # -- Entrywise ------------------------------------------------------------------------------------------------
+
+    def differences(
+        self, block: int, indices: Sequence[int], step: float, budget: int
+    ) -> tuple[NDArray[np.float64], str, str]:
+        """phi(+step e_k) and phi(-step e_k), minus phi(0), shape (n, 2); the path that ran, and why not the other."""
+        self._ensure()
+        if self._batching is None or self._batching.block != block:
+            self._batching = Batching(self, block, budget)
+        return entry_differences(self, self._batching, indices, step)
 
     # -- Cuttable -------------------------------------------------------------------------------------------------
 

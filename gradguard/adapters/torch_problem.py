@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,6 +78,7 @@ class TorchProblem:
         self.grad_mode = False
         self.habits = Habits(session.lift, session.lift)
         self.names: list[str] = []
+        self.exchange: dict[int, torch.Tensor] = {}
         self._offset: tuple[Tangent, float] | None = None
         self._moved: set[int] = set(range(len(self.leaves)))
         self._cotangents: list[torch.Tensor] | None = None
@@ -86,6 +88,15 @@ class TorchProblem:
         self._tangents: dict[int, tuple[Tangent, list[torch.Tensor | None]]] = {}
         self._scale = 0.0
         self._rms = [self._root_mean_square(t) for t in self.originals]
+
+    @contextmanager
+    def exchanged(self, leaf: torch.Tensor, value: torch.Tensor) -> Iterator[None]:
+        """The call with another tensor in the place of an input."""
+        self.exchange[id(leaf)] = value
+        try:
+            yield
+        finally:
+            del self.exchange[id(leaf)]
 
     # -- passes ---------------------------------------------------------------------------------------------------
 

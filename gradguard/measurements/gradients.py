@@ -26,6 +26,8 @@ RESOLVED = 2.5e-5
 """A block counts as compared from this resolution on (float64): an error of 20 times as much is seen."""
 RESOLVED_SINGLE = 2e-2
 """The same where only float32 can run."""
+MODULE_GOAL = 1e-6
+"""Blocks that the whole resolves less well than this are looked at through their own module, too."""
 GROUPS = 6
 SINGLES = 8
 TINY_SHARE = 1e-12
@@ -61,6 +63,9 @@ class BlockResult:
     nonfinite: int = 0
     first_nonfinite: int | None = None
     came: str = ""
+    worst: int | None = None
+    """Flat index of the worst entry, where every entry was looked at; ``count`` how many are wrong."""
+    count: int | None = None
 
     @property
     def ratio(self) -> float:
@@ -336,17 +341,21 @@ def _good(state: _State, shot: Shot, i: int) -> bool:
 
 def _modules(state: _State, problem: Modular, settings: Settings) -> None:
     """Blocks that the whole model drowns: checked through their own module's VJP."""
-    for i in state.unresolved(RESOLVED if state.shooter.double else RESOLVED_SINGLE):
+    wanting = [i for i in state.unresolved(MODULE_GOAL if state.shooter.double else RESOLVED_SINGLE) if state.blocks[i].module is not None]
+    done: dict[str, Gradients | None] = {}
+    for i in wanting:
         block = state.blocks[i]
-        if block.module is None or i in state.alone:
+        if i in state.alone or block.module is None:
             continue
-        alone = problem.module_problem(block.module)
-        if alone is None:
-            continue
-        names = [b.name for b in alone.blocks]
-        inside = compare(alone, replace(settings, seed=settings.seed + 17))
-        if block.name in names:
+        if block.module not in done:
+            alone = problem.module_problem(block.module)
+            done[block.module] = compare(alone, replace(settings, seed=settings.seed + 17)) if alone is not None else None
+        inside = done[block.module]
+        names = [r.block.name for r in inside.results] if inside is not None else []
+        if inside is not None and block.name in names:
             result = inside.results[names.index(block.name)]
+            if result.verdict == "inconclusive" or (result.verdict != "fail" and result.resolution >= state.resolution(i)):
+                continue
             state.alone[i] = replace(
                 result, block=block, path=f"{block.module or 'the model'} alone",
                 reason=result.reason or "its share of the whole model's slope is below what can be resolved",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from gradguard.blocks import entry_name
 from gradguard.finding import Finding, Outcome, Request
 from gradguard.measurements.base import Evidence, the
 from gradguard.measurements.detached import Detached
@@ -110,6 +111,8 @@ class GradientMismatch(Rule):
         name, analytical, numerical, bar = r.block.name, r.analytical, r.numerical, r.error_bar
         if place is not None and place.entry:
             name, analytical, numerical, bar = place.entry, place.analytical, place.numerical, place.error_bar
+        elif r.worst is not None:
+            name = entry_name(r.block.name, r.block.shape, r.worst)
         elif r.block.size > 1:
             name = f"{name} (slope along a random tangent)"
         shape = f"({', '.join(map(str, r.block.shape))})"
@@ -124,7 +127,7 @@ class GradientMismatch(Rule):
         return self.finding(
             f"{name}: analytical {analytical:.6g}, numerical {numerical:.6g} +- {bar:.1g}",
             block=r.block.name, module=r.block.module or "", location=where, observed=r.z, limit=limit,
-            count=place.count if place is not None else None, total=r.block.size,
+            count=place.count if place is not None else r.count, total=r.block.size,
             pattern=place.pattern if place is not None else "",
             evidence=f"z = {r.z:.2g} (limit {limit:g}){order}",
             likely=place.likely if place is not None else "",
