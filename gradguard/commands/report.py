@@ -98,7 +98,17 @@ def audit_targets(
             continue
         reports.append(report)
         used.extend(accepted)
+        failures.extend(_nothing_decided(found, report))
     return Audited(report=merge(reports), failures=tuple(failures), used=tuple(used))
+
+
+def _nothing_decided(found: Found, report: Report) -> list[UsageError]:
+    """An error where no rule could say anything of the model: that is not a pass."""
+    about = [check for check in report.checks if not check.code.startswith("GG9")]
+    if not about or any(check.status != "skipped" for check in about):
+        return []
+    reasons = "; ".join(dict.fromkeys(check.reason for check in about))
+    return [UsageError(f"no selected rule could be applied to {found.address}", where=reasons, todo="select other rules, or give what they need")]
 
 
 def _find(targets: Sequence[str], config: Config, root: Path) -> list[Found]:

@@ -37,7 +37,7 @@ def cell(text: str) -> str:
     """Text for a cell of a table: no bars, line ends, or markup of its own."""
     for sign in ("\\", "|", "*", "_", "`", "<", ">", "[", "]"):
         text = text.replace(sign, {"<": "&lt;", ">": "&gt;"}.get(sign, "\\" + sign))
-    return text.replace("\n", " ")
+    return " ".join(text.splitlines())
 
 
 def _fenced(text: str) -> str:

@@ -16,8 +16,8 @@ def place(finding: Finding) -> tuple[str, int]:
     found = SOURCE.search(finding.location)
     if found:
         return _relative(found.group(1)), max(int(found.group(2)), 1)
-    path = finding.scenario.split("::")[0].rpartition(":")[0] or finding.scenario.split("::")[0]
-    return (_relative(path), 1) if path.endswith(".py") else ("pyproject.toml", 1)
+    head, python, _ = finding.scenario.partition(".py")
+    return (_relative(head + python), 1) if python else ("pyproject.toml", 1)
 
 
 def unique_fingerprints(findings: tuple[Finding, ...]) -> list[str]:
