@@ -205,14 +205,9 @@ def scenario_problem(scenario: Scenario, settings: Settings, *, name: str = "") 
             f"the model is a {type(scenario.model).__name__} and the scenario has no grad", where=where,
             todo="give a torch module, or a dict of arrays with grad=lambda model, batch: ... that mirrors it",
         )
-    from gradguard.adapters.numpy_function import adapt_numpy
+    from gradguard.adapters.numpy_function import adapt_numpy_scenario
 
-    grad = scenario.grad
-    problem = adapt_numpy(
-        lambda model: scenario.loss(model, batch), (scenario.model,), grad=lambda model: grad(model, batch), wrt=scenario.wrt,
-        seed=settings.seed,
-    )
-    return nullcontext(problem)
+    return nullcontext(adapt_numpy_scenario(scenario, batch, seed=settings.seed))
 
 
 def first_batch(scenario: Scenario, name: str = "") -> Any:

@@ -119,8 +119,8 @@ class Differentiable(Problem, Protocol):
         """The analytical slope's share of every block, <g_i, u_i>: shape (K, number of blocks)."""
         ...
 
-    def norms(self, tangents: Sequence[Tangent]) -> NDArray[np.float64]:
-        """||g_i * u_i||, the size that a random tangent's share has: shape (K, number of blocks)."""
+    def shares(self, tangents: Sequence[Tangent]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The slopes and, beside them, ||g_i * u_i||, the size that a random tangent's share has: both (K, blocks)."""
         ...
 
     def facts(self) -> tuple[BlockFacts, ...]:
@@ -185,6 +185,10 @@ class Modular(Protocol):
 
     def module_names(self) -> tuple[str, ...]:
         """The paths of the modules that were called, outermost first."""
+        ...
+
+    def expect(self, paths: Sequence[str]) -> None:
+        """Record the inputs of several modules in one pass, ahead of :meth:`module_problem`."""
         ...
 
     def module_problem(self, path: str) -> Differentiable | None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradguard.adapters.base import BlockFacts, Counts, Identity
+from gradguard.adapters.base import BlockFacts, Counts, Identity, Outside
 from gradguard.adapters.nesting import children, flatten
 from gradguard.adapters.numpy_call import Call, differentiable
 from gradguard.adapters.numpy_gradient import Input, Matched, check_gradient, match_gradient
@@ -140,11 +140,19 @@ class NumpyProblem:
 
     def slopes(self, tangents: Sequence[Tangent]) -> NDArray[np.float64]:
         """<g_i, u_i> = Re sum(conj(g_i) u_i), shape (K, blocks); 0 where no gradient came."""
-        return self._per_block(tangents, lambda g, u: float(np.real(np.sum(np.conj(g) * u))))
+        return self.shares(tangents)[0]
 
-    def norms(self, tangents: Sequence[Tangent]) -> NDArray[np.float64]:
-        """||g_i * u_i||, over real and imaginary components, shape (K, blocks)."""
-        return self._per_block(tangents, lambda g, u: float(np.hypot(_norm(g.real * u.real), _norm(g.imag * u.imag))))
+    def shares(self, tangents: Sequence[Tangent]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The slopes, and ||g_i * u_i|| over real and imaginary components, both (K, blocks)."""
+        slopes = np.zeros((len(tangents), len(self.blocks)))
+        norms = np.zeros_like(slopes)
+        for k, tangent in enumerate(tangents):
+            for block, u in self._directions(tangent).items():
+                gradient = self.gradients[block]
+                if gradient is not None:
+                    products = _components(gradient) * _components(u)
+                    slopes[k, block], norms[k, block] = np.sum(products), _norm(products)
+        return slopes, norms
 
     def facts(self) -> tuple[BlockFacts, ...]:
         """One record per block, of the gradient under test."""
@@ -182,8 +190,31 @@ class NumpyProblem:
             return np.zeros(len(indices))
         return np.array(np.real(gradient.reshape(-1)[np.asarray(indices, dtype=np.intp)]), dtype=np.float64)
 
-    def differences(self, block: int, indices: Sequence[int], step: float) -> tuple[NDArray[np.float64], str]:
-        """phi(+-step e_k) - phi(0), shape (n, 2), and whether the evaluations were stacked or looped, and why."""
+    def outside(self, nudges: Sequence[Tangent], size: float, most: int, share: float) -> tuple[Outside, ...]:
+        """The entries outside the span of the gradients at x + size * nudge, the worst ``most``, furthest first."""
+        nearby = [self.at(nudge, size).gradients for nudge in nudges]
+        found: list[Outside] = []
+        for block, own in enumerate(self.gradients):
+            others = [_components(g) for one in nearby if (g := one[block]) is not None]
+            if own is None or not others or not own.size:
+                continue
+            value, low, high = _components(own), np.fmin.reduce(others), np.fmax.reduce(others)
+            distance = np.maximum(np.maximum(low - value, value - high), 0.0)
+            least = share * max(float(np.max(np.maximum(np.abs(low), np.abs(high)))), 1e-300)
+            width = 2 if np.iscomplexobj(own) else 1
+            for k in np.argsort(-np.nan_to_num(distance))[:most].tolist():
+                if distance[k] > least:
+                    ends = {"value": float(value[k]), "low": float(low[k]), "high": float(high[k])}
+                    found.append(Outside(block=block, index=k // width, distance=float(distance[k]), **ends))
+        return tuple(sorted(found, key=lambda o: -o.distance / max(abs(o.low), abs(o.high), 1e-300))[:most])
+
+    def differences(
+        self, block: int, indices: Sequence[int], step: float, budget: int = 1 << 26
+    ) -> tuple[NDArray[np.float64], str, str]:
+        """phi(+-step e_k) - phi(0), shape (n, 2); the path that ran (``stacked`` or ``loop``), and why not the other.
+
+        ``budget``: bytes that the stacked inputs of one evaluation may take.
+        """
         leaf, x = self.leaf_of[block], self._x()[block]
         unit = np.zeros(np.shape(x))
 
@@ -194,8 +225,8 @@ class NumpyProblem:
                     yield {leaf: x + unit}
                     unit.reshape(-1)[index] = 0.0
 
-        found, path = self.phi.differences(points())
-        return found.reshape(-1, 2), path
+        found, path, reason = self.phi.differences(points(), budget)
+        return found.reshape(-1, 2), path, reason
 
     def complex_slopes(self, tangents: Sequence[Tangent]) -> NDArray[np.float64] | None:
         """Im phi(x + i h u) / h with h = 1e-30, shape (K,): free of cancellation; None where it does not hold.
@@ -256,17 +287,6 @@ class NumpyProblem:
             np.add.at(u.reshape(-1), np.asarray(chosen.indices, dtype=np.intp), np.asarray(chosen.values))
         return result
 
-    def _per_block(
-        self, tangents: Sequence[Tangent], share: Callable[[NDArray[Any], NDArray[Any]], float]
-    ) -> NDArray[np.float64]:
-        result = np.zeros((len(tangents), len(self.blocks)))
-        for k, tangent in enumerate(tangents):
-            for block, u in self._directions(tangent).items():
-                gradient = self.gradients[block]
-                if gradient is not None:
-                    result[k, block] = share(gradient, u)
-        return result
-
 
 def _direction(x: Any, seed: int, block: int, scale: float, relative: bool) -> NDArray[Any]:
     is_complex = np.iscomplexobj(x)
@@ -280,12 +300,24 @@ def _direction(x: Any, seed: int, block: int, scale: float, relative: bool) -> N
     return u
 
 
+def _components(g: NDArray[Any]) -> NDArray[np.float64]:
+    """The entries flat, complex ones as real and imaginary part."""
+    flat = np.ascontiguousarray(g).reshape(-1)
+    return np.asarray(flat.view(flat.real.dtype) if np.iscomplexobj(flat) else flat, dtype=np.float64)
+
+
 def _dtype(x: Any) -> str:
     return str(np.asarray(x).dtype)
 
 
 def _norm(x: Any) -> float:
     return float(np.linalg.norm(np.asarray(x).reshape(-1)))
+
+
+def _components(gradient: NDArray[Any]) -> NDArray[np.float64]:
+    """The real components, flat: real and imaginary parts in turn where it is complex."""
+    flat = np.ascontiguousarray(gradient).reshape(-1)
+    return flat.view(np.float64) if np.iscomplexobj(flat) else flat
 
 
 def _facts(gradient: NDArray[Any] | None, x: Any) -> BlockFacts:

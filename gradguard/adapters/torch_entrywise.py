@@ -105,8 +105,13 @@ class Batching:
             rows = leaf.data.reshape(1, -1).repeat(2 * n, 1)
             where = torch.tensor(list(indices), device=leaf.device)
             at = torch.arange(n, device=leaf.device)
-            rows[at, where] += step
-            rows[at + n, where] -= step
+            moved = torch.full((n,), step, dtype=leaf.dtype, device=leaf.device)
+            if self.block in problem.frozen:
+                width = leaf.numel() // leaf.shape[0]
+                still = torch.tensor(problem.frozen[self.block], device=leaf.device)
+                moved[torch.isin(where // width, still)] = 0
+            rows[at, where] += moved
+            rows[at + n, where] -= moved
             batch = rows.reshape(2 * n, *leaf.shape)
             problem.session.reset(problem.habits)
             with problem.habits.mode(), warnings.catch_warnings():

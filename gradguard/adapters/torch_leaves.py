@@ -46,9 +46,13 @@ def own_copy(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return copy.copy_(source)
 
 
-def graph_leaves(outputs: Iterable[torch.Tensor]) -> list[torch.Tensor]:
-    """The leaves that require a gradient in the graph behind some tensors, in the order in which they are met."""
+def graph_leaves(outputs: Iterable[torch.Tensor]) -> tuple[list[torch.Tensor], dict[int, set[int]]]:
+    """The leaves that require a gradient in the graph behind some tensors, in the order in which they are met.
+
+    And, by the id of a leaf, the rows that an embedding leaves without a gradient by design: its padding index.
+    """
     found: dict[int, torch.Tensor] = {}
+    frozen: dict[int, set[int]] = {}
     todo: list[Any] = []
     for output in outputs:
         if output.grad_fn is not None:
@@ -61,11 +65,17 @@ def graph_leaves(outputs: Iterable[torch.Tensor]) -> list[torch.Tensor]:
         variable = getattr(node, "variable", None)
         if isinstance(variable, torch.Tensor):
             found.setdefault(id(variable), variable)
+        padding = getattr(node, "_saved_padding_idx", None)
+        if padding is not None and 0 <= int(padding) < 1 << 62:
+            for following, _ in node.next_functions:
+                weight = getattr(following, "variable", None)
+                if isinstance(weight, torch.Tensor):
+                    frozen.setdefault(id(weight), set()).add(int(padding))
         for following, _ in node.next_functions:
             if following is not None and following not in seen:
                 seen.add(following)
                 todo.append(following)
-    return list(found.values())
+    return list(found.values()), frozen
 
 
 def parameter_places(root: torch.nn.Module) -> dict[int, tuple[str, str, str]]:

@@ -6,12 +6,11 @@ mode sees every operator below autograd, forward and backward, and turns each dt
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
 
 __all__ = ["LiftMode", "LiftingFailed", "lifted_dtype"]
 
@@ -52,10 +51,11 @@ class LiftMode(TorchDispatchMode):
         mutable = _mutated_low(func, args, kwargs)
         if mutable is not None:
             return self._write(func, args, kwargs, mutable)
-        new_args, new_kwargs = tree_map(self._in, args), tree_map(self._in, kwargs)
+        new_args = _mapped(args, self._in)
+        new_kwargs = {name: self._in(_mapped(value, self._in)) for name, value in kwargs.items()} if kwargs else kwargs
         if func in _HALF_TO_FLOAT and len(new_args) > 2 and new_args[2]:
             new_args = (*new_args[:2], False)
-        return tree_map(self._out, func(*new_args, **new_kwargs))
+        return self._out(_mapped(func(*new_args, **new_kwargs), self._out))
 
     def _in(self, value: Any) -> Any:
         if isinstance(value, torch.Tensor):
@@ -81,9 +81,18 @@ class LiftMode(TorchDispatchMode):
         def exchange(value: Any) -> Any:
             return wide if value is target else self._in(value)
 
-        result = func(*tree_map(exchange, args), **tree_map(exchange, kwargs))
+        result = func(*_mapped(args, exchange), **{name: exchange(_mapped(value, exchange)) for name, value in kwargs.items()})
         target.copy_(wide)
-        return tree_map(lambda value: target if value is wide else value, result)
+        return target if result is wide else _mapped(result, lambda value: target if value is wide else value)
+
+
+def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
+    """A tuple or list with each item changed, nested ones too; anything else as it is. Operators take no other container."""
+    if isinstance(value, tuple):
+        return tuple([_mapped(v, change) if isinstance(v, tuple | list) else change(v) for v in value])
+    if isinstance(value, list):
+        return [_mapped(v, change) if isinstance(v, tuple | list) else change(v) for v in value]
+    return value
 
 
 _REINTERPRET = {torch.ops.aten.view.dtype}

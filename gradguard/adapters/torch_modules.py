@@ -38,6 +38,8 @@ class TorchModuleProblem(TorchProblem):
         super().__init__(*args, **kwargs)
         self.roots = list(modules)
         self._batching: Batching | None = None
+        self._leaf_modules = 0
+        self._recorded: dict[str, Called] = {}
         self.children: dict[str, torch.nn.Module] = {}
         for label, root in self.roots:
             prefix = label if label and len(self.roots) > 1 else ""
@@ -49,6 +51,7 @@ class TorchModuleProblem(TorchProblem):
         other = TorchModuleProblem(
             self.call, self.blocks, self.leaves, self.session, originals=self.originals, seed=self.seed, path=self.path,
             where=self.where, counts=self.counts, share=self.share, scalar=self.scalar, modules=self.roots,
+            habits=self.habits,
         )
         other._offset = None if nudge is None else (nudge, size)
         return other
@@ -90,12 +93,16 @@ class TorchModuleProblem(TorchProblem):
             self.session.reset(self.habits)
         return found
 
+    def expect(self, paths: Sequence[str]) -> None:
+        """Record several modules in one pass, ahead of :meth:`module_problem`; an adapter may do nothing."""
+        self._recorded = self.record(paths)
+
     def module_problem(self, path: str, called: Called | None = None) -> TorchModuleProblem | None:
         """The module alone, on its recorded input: its parameters and differentiable inputs are the blocks."""
         module = self.children.get(path)
         if module is None:
             return None
-        called = called or self.record([path]).get(path)
+        called = called or self._recorded.pop(path, None) or self.record([path]).get(path)
         if called is None:
             return None
         args, kwargs = called.args, called.kwargs
@@ -128,7 +135,7 @@ class TorchModuleProblem(TorchProblem):
         alone = TorchModuleProblem(
             call, blocks, leaves, self.session, originals=originals, seed=self.seed + 1, path=self.path,
             where=f"module {path or 'root'} ({type(module).__name__}) alone", counts=self.counts,
-            share=self._share_of(module), modules=[(path, module)],
+            share=self._share_of(module), modules=[(path, module)], habits=self.habits,
         )
         alone.children = {p: m for p, m in self.children.items() if p == path or p.startswith(f"{path}." if path else "")}
         try:
@@ -141,9 +148,10 @@ class TorchModuleProblem(TorchProblem):
 
     def _share_of(self, module: torch.nn.Module) -> float:
         """What a pass of the module costs of a pass of the whole, by its share of the modules without children."""
-        whole = {id(m) for _, root in self.roots for m in root.modules() if not list(m.children())}
-        own = {id(m) for m in module.modules() if not list(m.children())}
-        return self.share * min(1.0, len(own) / max(len(whole), 1))
+        if not self._leaf_modules:
+            self._leaf_modules = sum(1 for _, root in self.roots for m in root.modules() if not m._modules)
+        own = sum(1 for m in module.modules() if not m._modules)
+        return self.share * min(1.0, own / max(self._leaf_modules, 1))
 
     # -- Entrywise ------------------------------------------------------------------------------------------------
 

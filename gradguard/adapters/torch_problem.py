@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,6 +62,7 @@ class TorchProblem:
         counts: Counts | None = None,
         share: float = 1.0,
         scalar: bool = False,
+        habits: Habits | None = None,
     ) -> None:
         self.call = call
         self.blocks = tuple(blocks)
@@ -76,8 +77,10 @@ class TorchProblem:
         self.share = share
         self.scalar = scalar
         self.grad_mode = False
-        self.habits = Habits(session.lift, session.lift)
+        self.habits = habits or Habits(session.lift, session.lift)
+        self.known_habits = habits is not None
         self.names: list[str] = []
+        self.frozen: dict[int, list[int]] = {}
         self.exchange: dict[int, torch.Tensor] = {}
         self._offset: tuple[Tangent, float] | None = None
         self._moved: set[int] = set(range(len(self.leaves)))
@@ -165,7 +168,7 @@ class TorchProblem:
         """
         self._place(None, 0.0)
         self.session.reset(self.habits)
-        with self.session.learning(self.habits), torch.enable_grad():
+        with self._learning(), torch.enable_grad():
             result = self.call()
         self.counts.forwards += self.share
         outputs = self.collect(result)
@@ -176,17 +179,19 @@ class TorchProblem:
                 todo="return a tensor, or give loss=lambda output: ... that picks one",
             )
         self.prepare(outputs)
-        leaves = graph_leaves(outputs.tensors[i] for i in self.used)
-        with self.session.learning(self.habits, backward=True):
+        leaves, frozen = graph_leaves(outputs.tensors[i] for i in self.used)
+        self._freeze(frozen)
+        with self._learning(backward=True):
             self._gradients, self._shapes = self._backward([outputs.tensors[i] for i in self.used])
-        taped = [outputs.tensors[i].detach() for i in self.used]
+        taped = [outputs.tensors[i].detach().clone() for i in self.used]
         del outputs, result
-        self.session.learn(self.habits)
-        self._base = self._plain_outputs()
+        if not self.known_habits:
+            self.session.learn(self.habits)
+        self._base = [t.clone() for t in self._plain_outputs()]  # an output may share a leaf's memory
         self.tape_difference = self._difference(taped, self._base)
         if self.tape_difference > 0:
             self.grad_mode = True
-            self._base = self._plain_outputs()
+            self._base = [t.clone() for t in self._plain_outputs()]
             self.tape_difference = self._difference(taped, self._base)
         assert self._cotangents is not None
         self._scale = sum(
@@ -194,6 +199,18 @@ class TorchProblem:
             for v, b in zip(self._cotangents, self._base, strict=True)
         )
         return leaves
+
+    def _freeze(self, frozen: dict[int, set[int]]) -> None:
+        """Rows without a gradient by design stay where they are: no tangent moves them."""
+        for i, leaf in enumerate(self.leaves):
+            if id(leaf) in frozen and i not in self.frozen:
+                self.frozen[i] = sorted(frozen[id(leaf)])
+                self.notes = (*self.notes, f"{self.blocks[i].name}: padding row {self.frozen[i]} has no gradient by design; left out")
+
+    def _learning(self, *, backward: bool = False) -> AbstractContextManager[None]:
+        if self.known_habits:
+            return self.habits.mode(backward=backward)
+        return self.session.learning(self.habits, backward=backward)
 
     def _plain_outputs(self) -> list[torch.Tensor]:
         result = self.session.call(self.call, self.habits, grad=self.grad_mode)
@@ -288,6 +305,8 @@ class TorchProblem:
                 if tangent.relative:
                     size = real_view(self.originals[i]).to(target.dtype).abs()
                     pattern *= torch.clamp(size / (self._rms[i] or 1.0), min=1e-3, max=1.0)
+            if i in self.frozen:
+                pattern[self.frozen[i]] = 0
             result[i] = pattern
         for chosen in tangent.entries:
             target = real_view(self.leaves[chosen.block].data)
@@ -297,6 +316,8 @@ class TorchProblem:
             single[where * step] = torch.tensor(chosen.values, dtype=target.dtype, device=target.device)
             base = result[chosen.block]
             single = single.reshape(target.shape)
+            if chosen.block in self.frozen:
+                single[self.frozen[chosen.block]] = 0
             result[chosen.block] = single if base is None else base + single
         self._tangents[id(tangent)] = (tangent, result)
         return result
@@ -373,16 +394,15 @@ class TorchProblem:
 
     def slopes(self, tangents: Sequence[Tangent]) -> NDArray[np.float64]:
         """<g_i, u_i>, shape (K, number of blocks)."""
-        return self._sums(tangents, square=False)
+        return self.shares(tangents)[0]
 
-    def norms(self, tangents: Sequence[Tangent]) -> NDArray[np.float64]:
-        """||g_i * u_i||, shape (K, number of blocks)."""
-        return np.sqrt(self._sums(tangents, square=True))
-
-    def _sums(self, tangents: Sequence[Tangent], *, square: bool) -> NDArray[np.float64]:
+    def shares(self, tangents: Sequence[Tangent]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """<g_i, u_i> and ||g_i * u_i||, each of shape (K, number of blocks), in one pass over the blocks."""
         gradients = self._ensure()
-        result = np.zeros((len(tangents), len(self.blocks)))
+        sums = np.zeros((2, len(tangents), len(self.blocks)))
         for k, tangent in enumerate(tangents):
+            where: list[int] = []
+            parts: list[torch.Tensor] = []
             for i, u in enumerate(self._direction(tangent)):
                 g = gradients[i]
                 if u is None or g is None or g.shape != self.leaves[i].shape:
@@ -390,9 +410,14 @@ class TorchProblem:
                 factor = tangent.scales[i] / SIGNIFICANT if u.dtype == torch.int8 else 1.0
                 flat_g, flat_u = real_view(g).reshape(-1), u.reshape(-1)
                 for start in range(0, flat_g.numel(), CHUNK):
-                    product = flat_g[start : start + CHUNK].double() * (flat_u[start : start + CHUNK].double() * factor)
-                    result[k, i] += float((product * product).sum() if square else product.sum())
-        return result
+                    product = flat_g[start : start + CHUNK].double() * flat_u[start : start + CHUNK]
+                    where.append(i)
+                    parts += [product.sum() * factor, torch.dot(product, product) * factor**2]
+            if parts:  # one transfer for all blocks
+                values = torch.stack([p.to(parts[0].device) for p in parts]).cpu().numpy()
+                np.add.at(sums[0, k], where, values[0::2])
+                np.add.at(sums[1, k], where, values[1::2])
+        return sums[0], np.sqrt(sums[1])
 
     def facts(self) -> tuple[BlockFacts, ...]:
         """One backward pass' statistics, one per block."""

@@ -58,6 +58,7 @@ DOUBLE = Ladder(
 SINGLE = Ladder(name="float32", exponents=(-13, -11, -9, -7, -5, -3), lower=(-17, -15), noise_exponent=-9, epsilon=2.0**-23)
 
 OFF_GRID = 1.3782  # noise is looked for off the dyadic grid: a value rounded to float32 is exactly linear on it
+FIRST_LEVELS = 4  # evaluated before anything is judged
 AGREE = 3.0  # combined noise bars within which two candidates agree
 RICHARDSON_MARGIN = 0.5  # share of the last change that counts as bias still there
 EARLIER_MARGIN = 0.125  # a chance agreement is not trusted: changes against levels further down count, less each
@@ -106,13 +107,13 @@ class Slope:
 
 
 def measure_slope(
-    phi: Phi, ladder: Ladder = DOUBLE, *, scale: float = 1.0, noise: Noise | None = None, chunk: int = 4
+    phi: Phi, ladder: Ladder = DOUBLE, *, scale: float = 1.0, noise: Noise | None = None, enough: float = 0.0
 ) -> Slope:
     """The slope of phi at 0.
 
     ``scale`` is the magnitude that phi's rounding error is relative to (|v| . |f|); ``noise`` spares the measurement of
-    the noise where it is known from another direction. Steps are evaluated from small to large, ``chunk`` at a time,
-    and the walk ends when two levels in a row no longer agree.
+    the noise where it is known from another direction. Steps are evaluated from small to large; the walk ends when two
+    levels in a row no longer agree, or when the error bar is down to ``enough``.
     """
     floor = 0.3 * ladder.epsilon * scale + np.finfo(np.float64).tiny
     count = 0
@@ -128,8 +129,8 @@ def measure_slope(
     walk = _Walk(sigma)
     steps = ladder.steps
     at = 0
-    while at < len(steps) and not walk.ended:
-        part = steps[at : at + chunk]
+    while at < len(steps) and not walk.ended and not walk.precise(enough):
+        part = steps[at : at + (FIRST_LEVELS if at == 0 else 1)]
         count += walk.extend(phi, part)
         at += len(part)
     if walk.lonely and ladder.lower:
@@ -211,6 +212,10 @@ class _Walk:
         """Nothing beyond the smallest level agrees with it, or the smallest level is not even finite."""
         kept, _ = self.accepted()
         return len({level for _, _, level in kept}) < 2
+
+    def precise(self, enough: float) -> bool:
+        """Whether enough levels agree, to within an error bar that is small enough."""
+        return enough > 0 and len(self.steps) >= FIRST_LEVELS and not self.lonely and self.best()[1] <= enough
 
     def with_noise_that_explains(self) -> _Walk:
         """The same walk with a noise that makes its two smallest levels agree: its bars then tell the truth."""

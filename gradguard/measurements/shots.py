@@ -24,6 +24,8 @@ FINE_SINGLE = Ladder(
     name="confirmation in float32", exponents=(-14, -13, -12, -11, -10, -9, -8, -7, -6, -5, -4, -3), lower=(-18, -17, -16, -15),
     noise_exponent=-10, epsilon=2.0**-23,
 )
+PRECISE = 1e-9
+"""The resolution at which a walk up the ladder stops."""
 ROUNDING = 16.0
 """Units of rounding that the analytical sum may be off by, relative to the norms of its terms."""
 
@@ -84,25 +86,23 @@ class Shooter:
         return Tangent(seed=self.seed(), scales=chosen, relative=relative)
 
     def shoot(self, tangent: Tangent, ladder: Ladder | None = None, *, fresh_noise: bool = False) -> Shot:
-        """Measure along a tangent."""
+        """Measure along a tangent, until every block in it that is not drowned by others is resolved to ``PRECISE``."""
         known = None if fresh_noise else self.noise
+        shares, norms = (rows[0] for rows in self.problem.shares([tangent]))
+        audible = norms[norms > 1e-9 * float(norms.max(initial=0.0))]
         slope = measure_slope(
-            lambda steps: self.problem.values([tangent], steps)[0], ladder or self.ladder, scale=self._value_scale, noise=known
+            lambda steps: self.problem.values([tangent], steps)[0], ladder or self.ladder, scale=self._value_scale, noise=known,
+            enough=PRECISE * float(audible.min(initial=np.inf)) if len(audible) else 0.0,
         )
         if known is None:
             self.noise = Noise(sigma=slope.sigma, measured=True)
-        shares = self.problem.slopes([tangent])[0]
-        norms = self.problem.norms([tangent])[0]
         floor = ROUNDING * self.ladder.epsilon * float(norms.sum()) + np.finfo(np.float64).tiny
         bar = hypot(slope.error_bar, floor) if np.isfinite(slope.error_bar) else float("inf")
         return Shot(tangent=tangent, slope=slope, shares=shares, norms=norms, error_bar=bar)
 
-    def shoot_short(self, tangent: Tangent, like: Slope) -> Shot:
-        """Measure along a tangent near the steps that served another one; all steps where that does not do."""
-        ladder = self.ladder.between(like.step / 100, like.largest * 1.01)
-        if len(ladder.exponents) < 3:
-            return self.shoot(tangent)
-        shot = self.shoot(tangent, ladder)
+    def shoot_like(self, tangent: Tangent, like: Slope) -> Shot:
+        """Measure along a tangent from a little below the step that served another one; all steps where that fails."""
+        shot = self.shoot(tangent, self.ladder.between(like.step / 600, 1.0))
         return shot if not shot.slope.reason and shot.z <= self.limit else self.shoot(tangent)
 
     def confirm(self, shot: Shot) -> Shot:
