@@ -18,7 +18,7 @@ from gradguard.blocks import nearest
 from gradguard.errors import UsageError
 from gradguard.scenarios import Scenario, ScenarioFunction
 
-__all__ = ["Found", "build_scenario", "find_scenarios", "project_root", "user_error"]
+__all__ = ["Found", "build_scenario", "find_scenarios", "import_dotted", "project_root", "user_error"]
 
 HERE = str(Path(__file__).parent)
 LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
@@ -173,23 +173,32 @@ def _in_module(target: str, root: Path) -> list[Found]:
             f"{target!r} is neither a file nor a module",
             todo="give a file (models.py), file.py:name, pkg.module:name, or a folder",
         )
+    module = import_dotted(dotted)
+    file = getattr(module, "__file__", None)
+    inside = file is not None and Path(file).resolve().is_relative_to(root)
+    return _of_module(module, name, _relative(Path(file).resolve(), root) if inside and file else dotted, dotted)
+
+
+def import_dotted(dotted: str) -> ModuleType:
+    """A module by its dotted name, looked for from here too.
+
+    Raises:
+        UsageError: there is no such module, or it does not import (with the user's own error and line).
+    """
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
-        module = importlib.import_module(dotted)
+        return importlib.import_module(dotted)
     except ModuleNotFoundError as error:
         if error.name and (dotted == error.name or dotted.startswith(error.name + ".")):
             raise UsageError(
                 f"there is no module {error.name!r}",
-                where=f"target {target!r}, looked for from {Path.cwd()}",
+                where=f"target {dotted!r}, looked for from {Path.cwd()}",
                 todo="run from the project's root, or install the project; a file is given with its ending, models.py",
             ) from error
         raise user_error(error, f"{dotted} does not import:") from error
     except (Exception, SystemExit) as error:
         raise user_error(error, f"{dotted} does not import:") from error
-    file = getattr(module, "__file__", None)
-    inside = file is not None and Path(file).resolve().is_relative_to(root)
-    return _of_module(module, name, _relative(Path(file).resolve(), root) if inside and file else dotted, dotted)
 
 
 def _of_module(module: ModuleType, name: str, base: str, target: str) -> list[Found]:

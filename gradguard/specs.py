@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-
 from gradguard.blocks import nearest
 from gradguard.config import ModelSpec
 from gradguard.errors import UsageError
-from gradguard.loading import Found, user_error
+from gradguard.loading import Found, import_dotted
 from gradguard.scenarios import Scenario, ScenarioFunction
 
 __all__ = ["found_model"]
@@ -22,10 +20,7 @@ def found_model(spec: ModelSpec, seed: int) -> Found:
     dotted, _, name = spec.model.partition(":")
     if not name:
         raise UsageError(f"the model spec {spec.model!r} names no factory", todo="write pkg.module:factory")
-    try:
-        module = importlib.import_module(dotted)
-    except Exception as error:
-        raise user_error(error, f"{dotted} does not import:") from error
+    module = import_dotted(dotted)
     factory = getattr(module, name, None)
     if not callable(factory):
         raise UsageError(f"{dotted} has no factory {name!r}.{nearest(name, vars(module))}", todo="name a class or a function")

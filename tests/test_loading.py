@@ -101,7 +101,7 @@ def test_a_scenario_object_by_name_and_one_function_under_two_names() -> None:
         ("models.py", "import no_such_module_xyz", "ModuleNotFoundError: No module named 'no_such_module_xyz'\n  where    models.py:1"),
         ("models.py", "import sys\nsys.exit(3)", "SystemExit: 3 (it ends the process)\n  where    models.py:2"),
         ("models.py", "import json\njson.loads('{')", "models.py:2, in <module>: json.loads('{') (raised in json/decoder.py:"),
-        ("no_such_pkg.models:x", None, "there is no module 'no_such_pkg'\n  where    target 'no_such_pkg.models:x'"),
+        ("no_such_pkg.models:x", None, "there is no module 'no_such_pkg'\n  where    target 'no_such_pkg.models'"),
         ("what is this", None, "'what is this' is neither a file nor a module"),
     ],
 )

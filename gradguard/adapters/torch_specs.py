@@ -31,9 +31,9 @@ def scenario_of_model(factory: Callable[[], Any], shape: tuple[int, ...], seed: 
         raise UsageError(f"the model spec's factory made a {type(model).__name__}, not a torch module")
 
     def loss(model: Any, batch: Tensor) -> Tensor:
-        outputs = [leaf for leaf in _leaves(model(batch)) if leaf.is_floating_point() and leaf.requires_grad]
+        outputs = [leaf for leaf in _leaves(model(batch)) if leaf.is_floating_point()]
         if not outputs:
-            raise UsageError("the model's output holds no floating-point tensor that requires a gradient")
+            raise UsageError("the model's output holds no floating-point tensor")
         generator = torch.Generator().manual_seed(seed)
         total = torch.zeros((), dtype=outputs[0].dtype, device=outputs[0].device)
         for output in outputs:
