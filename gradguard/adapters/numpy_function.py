@@ -314,12 +314,6 @@ def _norm(x: Any) -> float:
     return float(np.linalg.norm(np.asarray(x).reshape(-1)))
 
 
-def _components(gradient: NDArray[Any]) -> NDArray[np.float64]:
-    """The real components, flat: real and imaginary parts in turn where it is complex."""
-    flat = np.ascontiguousarray(gradient).reshape(-1)
-    return flat.view(np.float64) if np.iscomplexobj(flat) else flat
-
-
 def _facts(gradient: NDArray[Any] | None, x: Any) -> BlockFacts:
     rms = _norm(x) / max(1, np.size(x)) ** 0.5
     if gradient is None:

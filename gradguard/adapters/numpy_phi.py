@@ -77,17 +77,19 @@ class Phi:
         pairs = zip(self.cotangent, self.base, strict=True)
         return float(sum(np.sum(np.abs(v[v != 0]) * np.abs(o[v != 0])) for v, o in pairs))
 
-    def differences(self, points: Points) -> tuple[NDArray[np.float64], str]:
-        """phi(point) - phi(base) for each point, shape (n,), NaN where f is not finite; and which path ran, and why."""
+    def differences(self, points: Points, budget: int = STACK_BYTES) -> tuple[NDArray[np.float64], str, str]:
+        """phi(point) - phi(base) for each point, shape (n,), NaN where f is not finite; the path that ran; why.
+
+        ``budget``: bytes that the stacked inputs of one evaluation may take.
+        """
         if self.batched is None:
-            return self._loop(points), "loop: no batched evaluation is declared"
+            return self._loop(points), "loop", "no batched evaluation is declared"
         found: list[NDArray[np.float64]] = []
         remaining = iter(points)
-        while chunk := list(islice(remaining, self._chunk())):
+        while chunk := list(islice(remaining, self._chunk(min(budget, STACK_BYTES)))):
             stacked = None if self.stackable else self._stacked(chunk)
             found.append(self._loop(chunk) if stacked is None else stacked)
-        path = f"loop: {self.stackable}" if self.stackable else "stacked"
-        return np.concatenate([np.zeros(0), *found]), path
+        return np.concatenate([np.zeros(0), *found]), "loop" if self.stackable else "stacked", self.stackable or ""
 
     def imaginary(self, point: Mapping[int, Any]) -> float | None:
         """Im phi at a complex point; None where f does not run in complex numbers, or loses the imaginary part."""
@@ -170,9 +172,9 @@ class Phi:
                 total += float(np.real(np.sum(np.conj(v[kept]) * (leaf[kept] - base[kept]))))
         return total
 
-    def _chunk(self) -> int:
+    def _chunk(self, budget: int) -> int:
         size = sum(leaf.nbytes for leaf in self.call.leaves if isinstance(leaf, np.ndarray))
-        return max(1, min(4096, STACK_BYTES // max(1, size)))
+        return max(1, min(4096, budget // max(1, size)))
 
     def _stacked(self, chunk: Sequence[Mapping[int, Any]]) -> NDArray[np.float64] | None:
         """The chunk in one call with a leading axis, or None with the reason in ``stackable``."""

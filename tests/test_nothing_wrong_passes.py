@@ -1,0 +1,61 @@
+"""Nothing wrong passes: faults in real backwards, in random architectures, are errors at the block that is wrong.
+
+A sample; ``python -m benchmarks.gradients.recall`` runs the whole table and prints it.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import gradguard as gg
+from tests.cases.architectures import SIZES, Trial, planted
+from tests.cases.faulty import FAULTS
+
+SAMPLE = [(kind, size, 1.0) for kind in FAULTS for size in SIZES[:5]]
+LARGE = [("block x1.0005", SIZES[5], 1.0), ("entry zeroed", SIZES[5], 1.0)]
+TINY = [(kind, SIZES[i % 5], 1e-12) for i, kind in enumerate(FAULTS)]
+BALANCED = [("block x1.00001", size, 1.0) for size in SIZES[1:5]]
+
+
+def name(row: tuple[str, int, float]) -> str:
+    kind, size, scale = row
+    return f"{kind}, {size} parameters{', tiny gradients' if scale < 1 else ''}"
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> object:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("row", [*SAMPLE, *LARGE, *TINY, *BALANCED], ids=name)
+def test_a_fault_is_an_error_at_its_block(row: tuple[str, int, float]) -> None:
+    kind, size, scale = row
+    found = planted(hash_of(row), kind, size, scale=scale)
+    report = gg.check_gradients(found.model, found.inputs, **found.options)
+    assert {f.block for f in report.errors} == {found.block}, describe(found, report)
+    if scale < 1:
+        assert found.largest < 1e-8
+
+
+@pytest.mark.parametrize("row", [*SAMPLE[::3], *TINY[:2]], ids=name)
+def test_its_right_twin_is_no_error(row: tuple[str, int, float]) -> None:
+    kind, size, scale = row
+    found = planted(hash_of(row), kind, size, scale=scale)
+    for module in found.model.modules():
+        if hasattr(module, "fault"):
+            module.fault = None
+    report = gg.check_gradients(found.model, found.inputs, **found.options)
+    assert not report.errors, str(report)
+
+
+def hash_of(row: tuple[str, int, float]) -> int:
+    """A seed for each row that does not depend on the order of the table."""
+    return sum(ord(c) * 31**i for i, c in enumerate(name(row))) % 100_003
+
+
+def describe(found: Trial, report: gg.Report) -> str:
+    return f"{found.fault} in {found.block}, error {found.error:.1e} of the block\n{report}"
