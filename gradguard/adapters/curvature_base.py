@@ -71,10 +71,25 @@ class CurvedPoint(Protocol):
         """The matrix A as an operator."""
         ...
 
-    def verify(self, vector: object, value: float) -> float:
-        """<v, A v> by differences of gradients, relative to ``value``, minus 1: zero where double backward is right."""
+    def differences(self, vector: object, fraction: float) -> float:
+        """<v, A v> by differences of gradients over a step of ``fraction`` of the usual one."""
+        ...
+
+    def use_differences(self, reason: str) -> None:
+        """Make products by differences of gradients from now on."""
+        ...
+
+    def gradient_norm(self) -> float:
+        """The norm of the batch's gradient over all entries that the optimizer moves."""
         ...
 
     def response(self) -> Response:
         """What the optimizer's next step on this batch does to the quadratic model of its loss."""
+        ...
+
+    def measured_limit(self, curvature: float, vector: object) -> float | None:
+        """The factor on the rates at which the optimizer, run on a quadratic of that curvature, begins to diverge.
+
+        None where its step is not a multiple of the gradient, so that one curvature does not decide.
+        """
         ...

@@ -66,14 +66,14 @@ class NumpyCurvature:
         """A new vector."""
         return factor * vector
 
-    def product(self, vector: Array) -> Array:
+    def product(self, vector: Array, fraction: float = 1.0) -> Array:
         """lr H v = lr (grad(w + h v) - grad(w - h v)) / 2h, with h v a fixed part of ||w||."""
         length = float(np.linalg.norm(vector))
         if not length:
             return np.zeros_like(vector)
         point = [p.copy() for p in self.parameters]
         scale = float(np.sqrt(sum(float(np.sum(p.astype(np.float64) ** 2)) for p in point))) or 1.0
-        step = self.precision ** (1 / 3) * scale / length
+        step = fraction * self.precision ** (1 / 3) * scale / length
         pieces = np.split(vector, np.cumsum(self.sizes)[:-1])
         sides = []
         try:
@@ -86,9 +86,20 @@ class NumpyCurvature:
                 parameter[...] = start  # assigned, not subtracted: the same bits
         return self.unit * (sides[0] - sides[1]) / (2.0 * step)
 
-    def verify(self, vector: Array, value: float) -> float:
-        """Zero: differences are all there is."""
-        return 0.0
+    def differences(self, vector: Array, fraction: float) -> float:
+        """<v, A v>."""
+        return self.dot(self.product(vector, fraction), vector)
+
+    def use_differences(self, reason: str) -> None:
+        """There is no other way."""
+
+    def gradient_norm(self) -> float:
+        """The norm of the batch's gradient."""
+        return float(np.linalg.norm(self._gradient()))
+
+    def measured_limit(self, curvature: float, vector: Array) -> float | None:
+        """``gg.SGD`` is known."""
+        return None
 
     def response(self) -> Response:
         """What the next step of ``gg.SGD`` does to the quadratic model of this batch's loss."""

@@ -28,6 +28,7 @@ class NumpyRates:
         if schedule is not None and not callable(schedule):
             raise UsageError(f"schedule takes a function step -> factor, got {type(schedule).__name__}", where="schedule")
         self.training = NumpyTraining(scenario, settings)
+        self.objective = scenario.objective
         self.blocks, self.counts, self.path = self.training.blocks, self.training.counts, self.training.path
         factors = called_schedule(schedule) if schedule is not None else ()
         self.plan = Plan(factors=factors, source=getattr(schedule, "__name__", "a function") if factors else "")

@@ -26,12 +26,13 @@ class Plan:
     """What the user's loop does around the optimizer: a schedule and clipping.
 
     ``factors`` multiply the rates from step to step (the last one stays), ``source`` says where they come from. ``clip``
-    is the norm to which the whole gradient is clipped.
+    is the norm to which the whole gradient is clipped. Curvature is measured on ``curvature_batches`` batches.
     """
 
     factors: tuple[float, ...] = ()
     source: str = ""
     clip: float | None = None
+    curvature_batches: int = 1
 
     @property
     def peak(self) -> tuple[float, int]:
@@ -61,6 +62,7 @@ class RateProblem(Problem, Protocol):
 
     training: Trainable
     plan: Plan
+    objective: str
 
     def run(
         self,

@@ -43,7 +43,7 @@ class TorchCurvature:
         self._graph: tuple[list[torch.Tensor], list[torch.Tensor | None]] | None = None
         self._root, self._decays, self._sign = self._metric()
         if not double:
-            self._by_differences("asked for")
+            self.use_differences("asked for")
 
     # The operator: opaque vectors.
 
@@ -77,11 +77,20 @@ class TorchCurvature:
 
     # Beyond the operator.
 
-    def verify(self, vector: Vector, value: float) -> float:
-        """How far <v, A v> by differences of gradients is from ``value``, relative to it."""
+    def differences(self, vector: Vector, fraction: float) -> float:
+        """<v, A v> by differences of gradients."""
         inner = self._root * vector
-        image = self._differences(inner).mul_(self._sign).add_(self._decays * inner)
-        return self.dot(image.mul_(self._root), vector) / value - 1.0 if value else 0.0
+        image = self._differences(inner, fraction).mul_(self._sign).add_(self._decays * inner)
+        return self.dot(image.mul_(self._root), vector)
+
+    def use_differences(self, reason: str) -> None:
+        """Make products by differences of gradients from now on."""
+        self._graph = None
+        self.path, self.reason = "differences of gradients", reason
+
+    def gradient_norm(self) -> float:
+        """The norm of the batch's gradient."""
+        return float(torch.linalg.vector_norm(self._gradient()))
 
     def response(self) -> Response:
         """What one step of a copy of the optimizer does to the quadratic model of this batch's loss."""
@@ -89,6 +98,46 @@ class TorchCurvature:
         moved = self._step(gradient)
         slope = self._sign * self.dot(gradient, moved)
         return Response(slope=slope, curvature=self._sign * self.dot(self._hessian(moved), moved))
+
+    def measured_limit(self, curvature: float, vector: Vector) -> float | None:
+        """Run copies of the optimizer on the quadratic curvature / 2 * x^2 along ``vector``, at rates that are bisected."""
+        gradient = self.random(0)
+        one, two = self._step(gradient), self._step(2.0 * gradient)
+        none = self._step(torch.zeros_like(gradient))
+        along = self.dot(one - none, gradient) / self.dot(gradient, gradient)
+        size = float(torch.linalg.vector_norm(one - none))
+        linear = float(torch.linalg.vector_norm(two - none - 2.0 * (one - none))) <= 1e-3 * size
+        parallel = float(torch.linalg.vector_norm(one - none - along * gradient)) <= 1e-2 * size
+        if not (linear and parallel and along < 0 < curvature):
+            return None
+        low, high = 1e-6, 1e6
+        while high / low > 1.005:
+            middle = (low * high) ** 0.5
+            if self._shrinks(middle, curvature, vector):
+                low = middle
+            else:
+                high = middle
+        return (low * high) ** 0.5
+
+    def _shrinks(self, factor: float, curvature: float, vector: Vector, steps: int = 200) -> bool:
+        """Whether a deviation along ``vector`` is smaller in the second half of the steps than in the first."""
+        clone = copy.deepcopy(self.optimizer)
+        clone.state.clear()
+        parameters = [p for group in clone.param_groups for p in group["params"] if p.requires_grad]
+        for group in clone.param_groups:
+            group["lr"] = group["lr"] * factor
+        with torch.no_grad():
+            for parameter, piece in zip(parameters, self._split(vector), strict=True):
+                parameter.copy_(piece)
+        sizes = []
+        for _ in range(steps):
+            for parameter in parameters:
+                parameter.grad = curvature * parameter.detach()
+            clone.step()
+            sizes.append(float(torch.linalg.vector_norm(self._join([p.detach() for p in parameters]))))
+            if not sizes[-1] < 1e12:
+                return False
+        return max(sizes[steps // 2 :]) < max(sizes[: steps // 2])
 
     def _step(self, gradient: Vector) -> Vector:
         """The change of the parameters in the next step, taken by a copy of the optimizer and of its parameters."""
@@ -119,7 +168,7 @@ class TorchCurvature:
             try:
                 return self._double_backward(vector)
             except (RuntimeError, NotImplementedError) as error:
-                self._by_differences(_first_line(error))
+                self.use_differences(_first_line(error))
         return self._differences(vector)
 
     def _double_backward(self, vector: Vector) -> Vector:
@@ -138,14 +187,14 @@ class TorchCurvature:
         )
         return self._join([torch.zeros_like(p) if h is None else h for p, h in zip(self.parameters, images, strict=True)])
 
-    def _differences(self, vector: Vector) -> Vector:
+    def _differences(self, vector: Vector, fraction: float = 1.0) -> Vector:
         """(grad(w + h v) - grad(w - h v)) / 2h, with h v a fixed part of ||w||; the parameters' own values come back."""
         length = float(torch.linalg.vector_norm(vector))
         if not length:
             return torch.zeros_like(vector)
         point = [p.detach().clone() for p in self.parameters]
         scale = float(torch.linalg.vector_norm(self._join(point))) or 1.0
-        step = torch.finfo(vector.dtype).eps ** (1 / 3) * scale / length
+        step = fraction * torch.finfo(vector.dtype).eps ** (1 / 3) * scale / length
         sides = []
         try:
             for side in (step, -step):
@@ -173,10 +222,6 @@ class TorchCurvature:
             if not value.requires_grad:
                 return [None] * len(self.parameters)
             return torch.autograd.grad(value, self.parameters, create_graph=create_graph, allow_unused=True)
-
-    def _by_differences(self, reason: str) -> None:
-        self._graph = None
-        self.path, self.reason = "differences of gradients", reason
 
     def _split(self, vector: Vector) -> list[torch.Tensor]:
         return [

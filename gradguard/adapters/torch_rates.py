@@ -25,6 +25,7 @@ class TorchRates:
 
     def __init__(self, scenario: Scenario, settings: Settings, *, schedule: Any = None, clip: float | None = None) -> None:
         self.training = TorchTraining(scenario, settings)
+        self.objective = scenario.objective
         self.blocks, self.counts, self.path = self.training.blocks, self.training.counts, self.training.path
         factors, source = _factors(schedule, scenario.optimizer, settings.steps)
         self.plan = Plan(factors=factors, source=source, clip=clip)

@@ -1,0 +1,133 @@
+"""The training limit from at most ten short runs, against one found with 5 seeds and 300 steps; and the verdict GG401.
+
+    python -m benchmarks.learning_rate.training_limit [--sample]
+
+The yardstick shares no code with gradguard: a plain loop, rates by decades and then by factors of 1.33. A rate fails
+where most of 5 seeds (initialisation and order of batches) end not finite, or have not covered half of the way from the loss
+at the start to the best end of any lower rate. Printed as a Markdown table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+
+import numpy as np
+import torch
+
+import gradguard as gg
+from benchmarks.learning_rate.nets import NETS, OPTIMIZERS, Net
+from gradguard.learning_rate import check_learning_rate
+
+STEPS, SEEDS = 300, 5
+START = {"SGD": 1e-1, "momentum": 1e-2, "Nesterov": 1e-2, "Adam": 1e-3, "AdamW": 1e-3, "RMSprop": 1e-3}
+
+
+def end_of_run(net: Net, optimizer: str, lr: float, seed: int) -> tuple[float, float]:
+    """The loss at the start (mean over 8 batches) and at the end (median of the last 30 steps) of a plain loop."""
+    torch.manual_seed(seed)
+    model = net.build()
+    stepper = OPTIMIZERS[optimizer](model.parameters(), lr)
+    batches = net.batches(64)
+    with torch.no_grad():
+        start = float(np.mean([float(net.loss(model, b)) for b in batches[:8]]))
+    order = np.random.default_rng(seed).permutation(np.arange(STEPS) % len(batches))
+    losses = []
+    for index in order:
+        stepper.zero_grad()
+        loss = net.loss(model, batches[int(index)])
+        if not torch.isfinite(loss):
+            return start, math.inf
+        loss.backward()
+        stepper.step()
+        losses.append(float(loss.detach()))
+    return start, float(np.median(losses[-30:]))
+
+
+class Yardstick:
+    """Ends by rate and seed, judged together."""
+
+    def __init__(self, net: Net, optimizer: str) -> None:
+        self.net, self.optimizer = net, optimizer
+        self.ends: dict[float, list[tuple[float, float]]] = {}
+
+    def run(self, lr: float) -> None:
+        """Five seeds."""
+        self.ends[lr] = [end_of_run(self.net, self.optimizer, lr, seed) for seed in range(SEEDS)]
+
+    def fails(self, lr: float) -> bool:
+        """Most seeds end worse than half-way to the best end of any lower rate."""
+        bad = 0
+        for seed, (start, end) in enumerate(self.ends[lr]):
+            best = min([start, *(ends[seed][1] for other, ends in self.ends.items() if other < lr)])
+            bad += not end <= start - 0.5 * (start - best) if best < start else not end <= start
+        return bad > SEEDS / 2
+
+    def limit(self) -> float:
+        """Between the largest rate below the first that fails, and that."""
+        lr = START[self.optimizer] / 10
+        self.run(lr / 10)
+        self.run(lr)
+        while lr < 1e4:
+            lr *= 10
+            self.run(lr)
+            if self.fails(lr):
+                break
+        low, high = lr / 10, lr
+        while high / low > 1.34:
+            middle = math.sqrt(low * high)
+            self.run(middle)
+            low, high = (low, middle) if self.fails(middle) else (middle, high)
+        return math.sqrt(low * high)
+
+
+def scenario_at(net: Net, optimizer: str, lr: float, seed: int = 0) -> gg.Report:
+    """gradguard's report on a fresh net at a rate."""
+    torch.manual_seed(seed)
+    model = net.build()
+    return check_learning_rate(model, net.batches(64), loss=net.loss, optimizer=OPTIMIZERS[optimizer](model.parameters(), lr))
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sample", action="store_true", help="six small nets only")
+    parser.add_argument("--only", default="", help="part of a net's name")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    pairs = [(net, name) for net in NETS for name in OPTIMIZERS if arguments.only in net.name]
+    if arguments.sample:
+        pairs = [pair for i, pair in enumerate(pairs) if "mlp" in pair[0].name][::6]
+    else:
+        # every net with two optimizers, every optimizer with several nets
+        pairs = [(net, name) for i, net in enumerate(NETS) for j, name in enumerate(OPTIMIZERS)
+                 if (i + j) % 3 == 0 and arguments.only in net.name]
+    print("| net | optimizer | limit, 5 seeds, 300 steps | training_limit | low | high | ratio | 0.1x | 0.3x | 3x | 10x | s |")
+    print("|---|---|---|---|---|---|---|---|---|---|---|---|")
+    ratios, right = [], {0.1: [], 0.3: [], 3.0: [], 10.0: []}
+    for net, name in pairs:
+        begun = time.perf_counter()
+        truth = Yardstick(net, name).limit()
+        row = scenario_at(net, name, START[name]).table_rows("learning_rate")[0]
+        ratio = row["training_limit"] / truth
+        ratios.append(ratio)
+        verdicts = []
+        for factor, seen in right.items():
+            report = scenario_at(net, name, factor * truth)
+            check = next(c for c in report.checks if c.code == "GG401")
+            good = check.status == ("failed" if factor > 1 else "passed")
+            seen.append(good)
+            verdicts.append("right" if good else f"**{check.status}**")
+        print(
+            f"| {net.name} | {name} | {truth:.3g} | {row['training_limit']:.3g} | {row['training_low']:.3g} | {row['training_high']:.3g} "
+            f"| {ratio:.2f} | {' | '.join(verdicts)} | {time.perf_counter() - begun:.0f} |", flush=True,
+        )
+    within = sum(0.5 <= r <= 2 for r in ratios)
+    print(f"\ntraining limit within a factor of 2: {within} of {len(ratios)}")
+    for factor, seen in right.items():
+        print(f"GG401 at {factor:g} x the limit: {sum(seen)} of {len(seen)} right")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""Say before training whether a learning rate will hold, and which would."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from gradguard.adapters.base import Settings
+from gradguard.adapters.rates_base import RateProblem, adapt_rates
+from gradguard.errors import UsageError
+from gradguard.rules.base import Rule
+from gradguard.rules.registry import RULES, rule_class, select_rules
+
+if TYPE_CHECKING:
+    from gradguard.report import Report
+    from gradguard.scenarios import Ignore, Scenario
+
+__all__ = ["audit_learning_rate", "check_learning_rate", "learning_rate_problem", "learning_rate_rules"]
+
+CODES = ("GG401", "GG403", "GG404", "GG405")
+"""The rules that a scenario is enough for; GG402 needs a watched loop, GG407 a scenario of several widths."""
+STEPS = 50
+
+
+def learning_rate_rules(select: Iterable[str] | str | None = None) -> list[Rule]:
+    """The learning-rate rules with their default limits, of those that ``select`` names (None: all).
+
+    Raises:
+        UsageError: the selection names no rule.
+    """
+    wanted = set(CODES) if select is None else set(select_rules(select))
+    return [rule_class(code)() for code in CODES if code in wanted and code in RULES]
+
+
+def learning_rate_problem(
+    scenario: Scenario, *, steps: int = STEPS, seed: int = 0, schedule: Any = None, clip: float | None = None
+) -> tuple[RateProblem, Settings]:
+    """The scenario as a problem for :func:`gradguard.judging.judge`, and the settings to judge it with.
+
+    Raises:
+        UsageError: there is no optimizer, the model cannot be trained, or there is nothing to train on.
+    """
+    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 8:
+        raise UsageError(f"steps takes a whole number of at least 8, got {steps!r}", todo="short runs need some steps to be judged")
+    settings = Settings(seed=seed, steps=steps)
+    return adapt_rates(scenario, settings, schedule=schedule, clip=clip), settings
+
+
+def check_learning_rate(
+    model: Any,
+    batches: Any,
+    *,
+    loss: Any,
+    optimizer: Any,
+    steps: int = STEPS,
+    grad: Any = None,
+    seed: int = 0,
+    schedule: Any = None,
+    clip: float | None = None,
+    outputs: Any = None,
+    labels: Any = None,
+    objective: Any = "supervised",
+    select: Iterable[str] | str | None = None,
+    ignore: Sequence[Ignore | str] | Ignore | str = (),
+) -> Report:
+    """Whether training holds at the optimizer's rates, which rate would, and what curvature says of it.
+
+    Copies are trained, at most ten times for ``steps`` steps from the state that is given, at different multiples of the
+    rates; nothing of the user's is changed. ``loss(model, batch) -> scalar``. ``schedule`` is a function step -> factor on
+    the rates, or a torch scheduler (a copy of it is followed); ``clip`` the norm that the loop clips gradients to. In NumPy
+    ``grad(model, batch)`` mirrors the (nested) dict ``model``, and ``optimizer`` is ``gg.SGD``.
+
+    The table ``learning_rate`` has a row per parameter group: ``first_step_limit``, predicted from curvature, and
+    ``training_limit`` between ``training_low`` and ``training_high``, observed; they are different numbers. The table
+    ``rates`` has the runs.
+
+    Raises:
+        UsageError: no optimizer, no batches, a loss that raises or is no scalar, a model that cannot be trained.
+    """
+    from gradguard.judging import check_ignores, judge
+    from gradguard.scenarios import Scenario, as_ignores
+
+    scenario = Scenario(
+        model, batches, loss, optimizer=optimizer, grad=grad, outputs=outputs, labels=labels, objective=objective
+    )
+    ignores = check_ignores(as_ignores(ignore))
+    problem, settings = learning_rate_problem(scenario, steps=steps, seed=seed, schedule=schedule, clip=clip)
+    return judge(problem, learning_rate_rules(select), settings, ignores=ignores)
+
+
+def audit_learning_rate(
+    scenario: Scenario, settings: Settings, rules: Sequence[Rule], name: str, ignores: Sequence[Ignore]
+) -> Report:
+    """The learning-rate rules on a scenario; skipped, with the reason, where it has no optimizer.
+
+    Raises:
+        UsageError: the scenario cannot be trained as it is.
+    """
+    from gradguard.finding import Check
+    from gradguard.judging import judge
+    from gradguard.report import Report
+
+    if scenario.optimizer is None:
+        return Report(
+            (), [Check(scenario=name, code=r.code, rule=r.slug, status="skipped", reason="no optimizer") for r in rules]
+        )
+    settings = replace(settings, steps=max(settings.steps, STEPS))
+    return judge(adapt_rates(scenario, settings), rules, settings, scenario=name, ignores=ignores)

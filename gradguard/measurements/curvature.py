@@ -1,0 +1,131 @@
+"""The Hessian's extreme eigenvalues as the optimizer's steps see them, and the rate at which its first steps overshoot."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from gradguard.adapters.base import Problem, Settings
+from gradguard.adapters.curvature_base import CurvedPoint
+from gradguard.adapters.rates_base import RateProblem
+from gradguard.curvature.lanczos import Spectrum, extremes
+from gradguard.measurements.base import Evidence, Measurement, Unavailable, the
+from gradguard.measurements.rate_observation import RateObservation
+
+__all__ = ["Curvature", "GroupCurvature", "measure", "spectrum_of"]
+
+PRODUCTS = 60
+"""Products with the Hessian at most, per batch."""
+WARM_STEPS = 20
+"""Steps that fill an adaptive optimizer's empty state: its first steps divide by single gradients, which says little."""
+DISAGREEMENT = 0.3
+"""Double backward is left where converged differences of gradients disagree with it by more than this part."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupCurvature:
+    """One parameter group: eigenvalues of P^-1 (H + decay) in the unit of 1 / rate, and the rate that they allow.
+
+    ``limit`` is where the first steps begin to overshoot. With several groups the eigenvalues are of all of them
+    together, at the ratio of rates that the user set.
+    """
+
+    index: int
+    lr: float
+    optimizer: str
+    lambda_max: float
+    lambda_min: float
+    error_bar: float
+    limit: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curvature(Measurement):
+    """Curvature of one batch's loss (``spread``: of several), after ``warm_steps`` steps of training.
+
+    ``ratio`` is the largest of rate / limit over the groups, at the schedule's peak. ``evaluations`` counts gradients.
+    ``one_step`` is the factor on the rates at which the next step, taken as the optimizer takes it, no longer lowers the
+    quadratic model of the loss.
+    """
+
+    name: ClassVar[str] = "curvature"
+    groups: tuple[GroupCurvature, ...]
+    ratio: float
+    evaluations: int
+    products: int
+    converged: bool
+    vectors: int
+    warm_steps: int = 0
+    one_step: float = math.nan
+    spread: tuple[float, ...] = ()
+
+
+def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tuple[str, ...]) -> Measurement:
+    """Lanczos on one batch, or on several where the plan asks for it."""
+    if not isinstance(problem, RateProblem):
+        return Unavailable(wanted=Curvature.name, reason="no training run: there is no optimizer")
+    warm, scale = 0, 1.0
+    if problem.adaptive():
+        observed: RateObservation | None = the(evidence, RateObservation)
+        warm = WARM_STEPS
+        scale = min(1.0, observed.low or 1e-2) if observed else 1.0
+    found: list[Spectrum] = []
+    points: list[CurvedPoint] = []
+    for batch in range(min(problem.plan.curvature_batches, problem.training.batch_count)):
+        point = problem.point(batch=batch, warm_steps=warm, rate_scale=scale, seed=settings.seed)
+        found.append(spectrum_of(point, settings))
+        points.append(point)
+        if math.isnan(found[0].largest.value):
+            return Unavailable(wanted=Curvature.name, reason=found[0].reason)
+    point, spectrum = points[0], found[0]
+    response = point.response()
+    clipped = 1.0
+    if problem.plan.clip is not None and all(g.rule is not None for g in point.groups) and not warm:
+        clipped = max(1.0, point.gradient_norm() / problem.plan.clip)
+    groups = tuple(_group(point, spectrum, index, response.limit, clipped) for index in range(len(point.groups)))
+    ratios = [problem.plan.peak[0] * g.lr / g.limit for g in groups if g.lr > 0 and g.limit > 0]
+    path = point.path if all(g.rule is not None for g in point.groups) else f"{point.path}; {groups[0].optimizer} measured"
+    return Curvature(
+        groups=groups, ratio=max(ratios, default=0.0), evaluations=sum(p.gradients for p in points),
+        products=sum(s.products for s in found), converged=all(s.converged for s in found),
+        vectors=max(s.vectors for s in found), warm_steps=warm, one_step=response.limit,
+        spread=tuple(s.largest.value / point.groups[0].unit for s in found), path=path,
+        reason="; ".join(r for r in (point.reason, spectrum.reason) if r),
+    )
+
+
+def spectrum_of(point: CurvedPoint, settings: Settings, products: int = PRODUCTS) -> Spectrum:
+    """Both ends of the spectrum; by differences of gradients where converged ones contradict double backward."""
+    operator = point.operator()
+    kept = int(min(32, max(6, settings.memory_budget // (8 * max(1, operator.size)) - 8)))
+    spectrum = extremes(operator, products=products, kept=kept, seed=settings.seed)
+    value = spectrum.largest.value
+    if point.path == "double backward" and value > 0:
+        coarse, fine = (point.differences(spectrum.top, fraction) for fraction in (1.0, 0.125))
+        settled = abs(coarse - fine) < DISAGREEMENT / 3 * abs(fine)
+        if settled and abs(fine / value - 1.0) > DISAGREEMENT:
+            point.use_differences(f"double backward says {value:.3g} where converged differences say {fine:.3g}")
+            spectrum = extremes(operator, products=products, kept=kept, seed=settings.seed)
+    return spectrum
+
+
+def _group(point: CurvedPoint, spectrum: Spectrum, index: int, one_step: float, clipped: float) -> GroupCurvature:
+    """Eigenvalues per unit of this group's rate; the limit by the optimizer's rule, or measured where it is unknown."""
+    group = point.groups[index]
+    if not group.unit > 0:
+        missing = math.nan
+        return GroupCurvature(
+            index=index, lr=group.lr, optimizer=group.optimizer, lambda_max=missing, lambda_min=missing, error_bar=missing,
+            limit=missing,
+        )
+    largest = spectrum.largest.value / group.unit
+    if group.rule is not None:
+        limit = group.rule.limit(largest) * clipped
+    else:
+        factor = point.measured_limit(largest, spectrum.top) if index == 0 or len(point.groups) == 1 else None
+        limit = group.unit * (one_step if factor is None else factor)
+    return GroupCurvature(
+        index=index, lr=group.lr, optimizer=group.optimizer, lambda_max=largest,
+        lambda_min=spectrum.smallest.value / group.unit, error_bar=spectrum.largest.error_bar / group.unit, limit=limit,
+    )

@@ -1,0 +1,139 @@
+"""Whether a short run at some learning rate diverged: judged against the same batches at the start and other rates' runs.
+
+No threshold compares a loss with another batch's loss. A *gain* is the loss that a batch had before training minus the loss
+that it has at some step of the run, so noise between batches cancels and negative losses are like any other. Gains are
+measured in units of the *scale*: the larger of the best gain of any run and of what the model's weights are worth (loss with
+all weights at zero, against the loss at the start). That unit exists for fresh, trained and converged models alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["RateLimits", "RateRun", "best_below", "scale_of", "verdict"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RateRun:
+    """A short run: its factor on the user's rates, and per step (T,) the loss and the same batch's loss before training.
+
+    ``after`` is the same batch's loss right after the step, where it was looked at.
+
+    ``lr`` is the first moving group's rate. ``stopped`` says why it ended early (not finite). ``movement`` is the median
+    over blocks of ||w_T - w_0|| / ||w_0||, ``update_ratio`` that of one step over all steps.
+    """
+
+    factor: float
+    lr: float
+    seed: int
+    losses: tuple[float, ...]
+    before: tuple[float, ...]
+    after: tuple[float, ...] = ()
+    stopped: str = ""
+    update_ratio: float = math.nan
+    movement: float = math.nan
+    gradient_first: float = math.nan
+    gradient_last: float = math.nan
+    batch: int = 0
+
+    @property
+    def gains(self) -> NDArray[np.float64]:
+        """Loss before training minus loss now, same batch, per step (T,)."""
+        return np.array(self.before) - np.array(self.losses)
+
+    @property
+    def tail(self) -> slice:
+        """The last quarter of the run, at least 4 steps."""
+        return slice(max(0, min(len(self.losses) - 4, len(self.losses) * 3 // 4)), None)
+
+    @property
+    def gain(self) -> float:
+        """The median gain over the tail."""
+        return float(np.median(self.gains[self.tail])) if self.losses else 0.0
+
+    @property
+    def error(self) -> float:
+        """Two standard errors of ``gain``, from the tail's median deviation."""
+        tail = self.gains[self.tail]
+        if len(tail) < 2:
+            return 0.0
+        return 2.0 * 1.2533 * 1.4826 * float(np.median(np.abs(tail - np.median(tail)))) / len(tail) ** 0.5
+
+    @property
+    def worst_case(self) -> float:
+        """The upper quartile of the tail's gains: below zero where at least three quarters of the steps are worse off."""
+        return float(np.quantile(self.gains[self.tail], 0.75)) if self.losses else 0.0
+
+    @property
+    def overshoot(self) -> float:
+        """The median over steps of what a step adds to its own batch's loss; NaN where that was not looked at."""
+        if not self.after:
+            return math.nan
+        raised = np.array(self.after) - np.array(self.losses[: len(self.after)])
+        return float(np.median(raised))
+
+    @property
+    def rise(self) -> float:
+        """How far the loss went above the same batch's loss before training, at its worst: the median of 3 neighbours."""
+        gains = self.gains
+        if len(gains) < 3:
+            return max(0.0, -float(np.min(gains, initial=0.0)))
+        middle = np.median(np.stack([gains[:-2], gains[1:-1], gains[2:]]), axis=0)
+        return max(0.0, -float(np.min(middle)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RateLimits:
+    """What counts as diverged, in units of the scale.
+
+    ``worse``: the end lies this far above the start. ``rise``: a blow-up. ``recovered``: the part of a lower rate's gain
+    that a run must reach after a blow-up, ``reached`` without one.
+    """
+
+    worse: float = 0.05
+    rise: float = 0.5
+    recovered: float = 0.75
+    reached: float = 0.1
+    overshoot: float = 0.1
+
+
+def scale_of(runs: Sequence[RateRun], worth: float) -> float:
+    """The unit of gains: the best gain of any run, or what the weights are worth; NaN of the latter is left out."""
+    gains = [run.gain for run in runs if not run.stopped]
+    return max([*gains, worth if math.isfinite(worth) else 0.0, 0.0])
+
+
+def best_below(run: RateRun, runs: Sequence[RateRun]) -> RateRun | None:
+    """The run with the largest gain among those at lower rates; None where there is none."""
+    lower = [other for other in runs if other.factor < run.factor * (1 - 1e-9) and not other.stopped]
+    return max(lower, key=lambda other: other.gain, default=None)
+
+
+def verdict(run: RateRun, runs: Sequence[RateRun], worth: float, limits: RateLimits) -> str:
+    """Why a run counts as diverged, as half a sentence; empty where it holds."""
+    if run.stopped:
+        return run.stopped
+    scale = scale_of(runs, worth)
+    if scale <= 0:
+        return ""
+    gain, error = run.gain, run.error
+    if run.worst_case < -limits.worse * scale:
+        return f"the same batches' loss ends {-gain:.3g} above where it began"
+    if run.overshoot > limits.overshoot * scale:
+        return f"most steps raise the loss of the batch that they were made for, by {run.overshoot:.3g}"
+    lower = best_below(run, runs)
+    if lower is None or lower.gain - lower.error < limits.worse * scale:
+        return ""
+    if run.rise > limits.rise * scale and gain + error < limits.recovered * lower.gain:
+        return (
+            f"the loss rose by {run.rise:.3g} and came back to a gain of {gain:.3g}, where lr {lower.lr:.3g} "
+            f"gains {lower.gain:.3g}"
+        )
+    if gain + error < limits.reached * lower.gain:
+        return f"it gains {max(gain, 0.0):.3g}, where lr {lower.lr:.3g} gains {lower.gain:.3g}"
+    return ""

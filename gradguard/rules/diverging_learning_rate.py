@@ -1,0 +1,164 @@
+"""GG401."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from gradguard.errors import UsageError
+from gradguard.finding import Finding, Outcome, Request
+from gradguard.measurements.base import Evidence, the
+from gradguard.measurements.curvature import Curvature
+from gradguard.measurements.rate_observation import LongerRun, RateObservation
+from gradguard.measurements.rate_table import training_limit
+from gradguard.measurements.rate_verdict import RateLimits, verdict
+from gradguard.rules.base import Rule
+
+__all__ = ["DivergingLearningRate"]
+
+ONLY_FINITE = ("adversarial", "reinforcement")
+"""Objectives whose loss is not meant to fall: only what is not finite counts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DivergingLearningRate(Rule):
+    """Training diverges at this learning rate.
+
+    What it does:
+        Trains copies for a short while from the state that it was given, at the rate as set, a tenth and ten times of it,
+        and between, on the same batches. Diverged is: not finite; the same batches' loss ends above where it began; a
+        blow-up after which a lower rate has gained a third more; or hardly any gain where a lower rate has ten
+        times as much. What is finite is confirmed by a run four times as long. The finding names the rate that holds and
+        the interval of the limit. Curvature (the largest eigenvalue of the preconditioned Hessian) explains it.
+
+    Why is this bad:
+        The run is lost, or it goes on with dead units and a loss no better than guessing.
+
+    What to do:
+        Take the rate that holds, warm up, clip the gradient, or average the loss over the batch where it is a sum.
+
+    When it is healthy:
+        A loss that rises and then falls below where lower rates are (catapult), sharpness at 2 / lr (edge of stability),
+        warm-up, restarts, noise of small batches: none of these is a finding. rate * lambda_1 above the limit alone is an
+        info.
+
+    Options:
+        worse: the end lies this part of the scale above the start.
+        rise: a rise of this part of the scale is a blow-up.
+        recovered: the part of a lower rate's gain that must be reached after a blow-up.
+        reached: the part of a lower rate's gain that must be reached without one.
+        overshoot: what the median step adds to the loss of its own batch, as a part of the scale.
+
+    References:
+        Cohen et al. 2021, Gradient Descent on Neural Networks Typically Occurs at the Edge of Stability; Lewkowycz et al.
+        2020, The Large Learning Rate Phase of Deep Learning: the Catapult Mechanism.
+    """
+
+    code: ClassVar[str] = "GG401"
+    slug: ClassVar[str] = "diverging-learning-rate"
+    needs: ClassVar[tuple[str, ...]] = ("rate_observation",)
+    optional: ClassVar[tuple[str, ...]] = ("curvature", "rate_table")
+
+    worse: float = 0.05
+    rise: float = 0.5
+    recovered: float = 0.75
+    reached: float = 0.1
+    overshoot: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("worse", "rise", "recovered", "reached", "overshoot"):
+            if not getattr(self, name) > 0:
+                raise UsageError(f"{self.code} takes {name} > 0, got {getattr(self, name)!r}")
+
+    def judge(self, evidence: Evidence) -> Outcome:
+        """An error where the run at the user's rate diverged, and again when it was made longer."""
+        observed: RateObservation = the(evidence, RateObservation)
+        run = observed.own
+        if run is None:
+            return Outcome(status="skipped", reason="every learning rate is 0")
+        limits = RateLimits(
+            worse=self.worse, rise=self.rise, recovered=self.recovered, reached=self.reached, overshoot=self.overshoot
+        )
+        reason = verdict(run, observed.runs, observed.worth, limits)
+        if reason and not run.stopped:
+            if observed.objective in ONLY_FINITE:
+                return Outcome(status="passed", reason=f"{reason}; not judged for objective {observed.objective!r}")
+            longer: LongerRun | None = the(evidence, LongerRun)
+            if longer is None:
+                if LongerRun.name in evidence:
+                    return Outcome(status="inconclusive", reason=evidence[LongerRun.name].reason)
+                return Outcome(status="inconclusive", reason=reason, requests=(Request(measurement=LongerRun.name),))
+            confirmed = verdict(longer.run, observed.runs, observed.worth, limits)
+            if not confirmed:
+                return Outcome(status="passed", reason=f"recovers within {len(longer.run.losses)} steps: {reason}", margin=1.0)
+            reason = confirmed
+        limit = training_limit(observed)
+        margin = 0.0 if limit == math.inf else math.inf if limit == 0 else 1.0 / limit
+        if reason:
+            return Outcome(status="failed", findings=(self._diverged(observed, evidence, reason),), margin=margin)
+        return self.outcome(self._at_the_edge(observed, evidence), margin=margin)
+
+    def _diverged(self, observed: RateObservation, evidence: Evidence, reason: str) -> Finding:
+        held = observed.low * observed.unit
+        where = interval(observed)
+        lower = [run for run in observed.runs if run.factor <= observed.low]
+        if held > 0 and any(run.worst_case >= 0 for run in lower):
+            message = f"{observed.optimizer} at lr {observed.unit:.4g} diverges: {reason}; lr {held:.2g} holds"
+            hint = f"lr={held:.2g}, a warm-up to it, or clipping; {where}"
+            likely = "the learning rate is too high for this model, its initialisation or the scale of its data"
+        else:
+            lowest = min(run.lr for run in observed.runs)
+            message = f"{observed.optimizer} at lr {observed.unit:.4g} diverges: {reason}; no rate down to {lowest:.2g} lowers the loss"
+            hint = "look at the other findings first; a lower rate does not help"
+            likely = "not the rate: the sign of the loss or gradient (ascent), a loss that is not finite, or unscaled data"
+        return self.finding(
+            message, observed=observed.unit, limit=training_limit(observed) * observed.unit, count=len(observed.runs),
+            evidence="; ".join([f"{len(observed.runs)} runs of {observed.steps} steps", *explain(evidence), where]),
+            likely=likely, hint=hint,
+        )
+
+    def _at_the_edge(self, observed: RateObservation, evidence: Evidence) -> list[Finding]:
+        curvature: Curvature | None = the(evidence, Curvature)
+        findings = []
+        if curvature is not None and curvature.ratio > 1.0:
+            findings.append(
+                self.finding(
+                    f"lr {observed.unit:.4g} is {curvature.ratio:.2g} times the first-step limit, and training holds",
+                    severity="info", observed=curvature.ratio, limit=1.0, evidence="; ".join(explain(evidence)),
+                    hint="nothing: the edge of stability; a warm-up would spare the first overshoot",
+                )
+            )
+        factor, step = observed.peak
+        if step >= observed.steps and factor > 1.0:
+            findings.append(
+                self.finding(
+                    f"the schedule's largest rate, {factor * observed.unit:.4g} at step {step}, was not reached in {observed.steps} steps",
+                    severity="info", observed=factor * observed.unit, hint=f"steps={step + observed.steps // 2} observes it",
+                )
+            )
+        return findings
+
+
+def interval(observed: RateObservation) -> str:
+    """The interval of the training limit as a text."""
+    low, high = observed.low * observed.unit, observed.high * observed.unit
+    if observed.high == math.inf:
+        return f"every rate up to {max(run.lr for run in observed.runs):.2g} holds"
+    if low == 0:
+        return f"the training limit is below {high:.2g}"
+    return f"the training limit is between {low:.2g} and {high:.2g}"
+
+
+def explain(evidence: Evidence) -> list[str]:
+    """What curvature says, as texts."""
+    curvature: Curvature | None = the(evidence, Curvature)
+    if curvature is None or not curvature.groups:
+        return []
+    first = next((g for g in curvature.groups if g.lr > 0), curvature.groups[0])
+    return [
+        f"lambda_1 = {first.lambda_max:.3g} +- {first.error_bar:.1g}: first steps overshoot above lr {first.limit:.3g} "
+        f"(lr is {curvature.ratio:.3g} times that)"
+    ]
+
+
