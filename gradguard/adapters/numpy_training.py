@@ -151,6 +151,7 @@ class NumpyTraining:
         self.settings = settings
         self.counts = Counts()
         self.path = "a copy of the arrays"
+        self.objective = scenario.objective
         self.notes: tuple[str, ...] = ()
         self.sessions: dict[str, NumpySession] = {}
         named = [(n, v) for n, v in flatten(scenario.model).items() if is_float(v)]

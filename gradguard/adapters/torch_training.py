@@ -235,6 +235,7 @@ class TorchTraining:
         self.settings = settings
         self.counts = Counts()
         self.path = "a copy of the module"
+        self.objective = scenario.objective
         self.notes: tuple[str, ...] = ()
         self.sessions: dict[str, Session] = {}
         if not any(True for _ in scenario.model.parameters()):

@@ -116,6 +116,7 @@ class Trainable(Problem, Protocol):
 
     parameters: tuple[ParameterFacts, ...]
     optimizer: OptimizerFacts
+    objective: str
     batch_count: int
     """How many batches are there; runs longer than that begin again with the first."""
 
@@ -129,8 +130,9 @@ class Trainable(Problem, Protocol):
         same_batch: bool = False,
         compare: int = 0,
         observers: Sequence[Observer] = (),
+        keep: str = "",
     ) -> Trace:
-        """Train a fresh copy for some steps.
+        """Train a fresh copy for some steps; ``keep`` names the trained copy for later looks at it.
 
         ``rate_scale`` multiplies every group's rate, ``batches`` chooses batches by index (in that order, repeated),
         ``same_batch`` evaluates each step's batch again after the step, ``compare`` is the number of batches whose loss
@@ -192,9 +194,9 @@ def adapt_training(scenario: Scenario, settings: Settings) -> Trainable:
         return cast(Trainable, NumpyTraining(scenario, settings))
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(scenario.model, torch.nn.Module):
-        from gradguard.adapters.torch_training import TorchTraining
+        from gradguard.adapters.torch_observe import TorchHealth
 
-        return cast(Trainable, TorchTraining(scenario, settings))
+        return cast(Trainable, TorchHealth(scenario, settings))
     raise UsageError(
         f"cannot train a {type(scenario.model).__name__}",
         where="model",

@@ -16,6 +16,18 @@ MEASUREMENTS: dict[str, str] = {
     "kinks": "kinks:measure",
     "detached": "detached:measure",
     "localisation": "localisation:measure",
+    "training_run": "training_run:measure",
+    "passes": "passes:measure",
+    "units": "units:measure",
+    "flow": "flow:measure",
+    "leaks": "leaks:measure",
+    "underflow": "underflow:measure",
+    "dependence": "dependence:measure",
+    "long_run": "long_run:measure",
+    "rate_observation": "rate_observation:measure",
+    "rate_longer": "rate_observation:measure_longer",
+    "curvature": "curvature:measure",
+    "rate_table": "rate_table:measure",
 }
 
 

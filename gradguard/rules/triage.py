@@ -18,6 +18,15 @@ CAUSES: dict[str, tuple[str, ...]] = {
     "GG101": ("GG104", "GG102", "GG113"),
     "GG103": ("GG104", "GG102"),
     "GG113": ("GG104",),
+    "GG201": ("GG501", "GG206", "GG303", "GG302", "GG401", "GG502"),
+    "GG202": ("GG501", "GG302", "GG502", "GG401"),
+    "GG204": ("GG501", "GG206", "GG303", "GG201", "GG205", "GG302", "GG502", "GG401", "GG301", "GG202", "GG403", "GG406"),
+    "GG301": ("GG501", "GG206", "GG303", "GG201", "GG502"),
+    "GG303": ("GG206", "GG201", "GG501"),
+    "GG406": (
+        "GG203", "GG501", "GG206", "GG303", "GG304", "GG205", "GG201", "GG302", "GG502", "GG401", "GG301", "GG202", "GG207", "GG403",
+    ),
+    "GG502": ("GG501",),
 }
 """Which findings explain which; the first one found is the root."""
 

@@ -1,0 +1,226 @@
+"""What a look at a model's passes says, in plain numbers and names: layers, units, attention, codes, outputs, loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = [
+    "AttentionFacts", "BatchFacts", "CodeFacts", "LayerUnits", "Leaks", "Look", "LossFacts", "ModuleFacts", "Nonfinite",
+    "Observable", "OutputFacts", "TimeFlow",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerUnits:
+    """One activation, per unit over all samples seen.
+
+    ``layer`` is the place of the activation, ``block`` the weight that feeds it (``""`` where that is not known),
+    ``module`` the module that owns that weight. ``samples`` counts values per unit. ``slope`` (U,) is the largest
+    derivative of the activation over all samples, ``zeros`` (U,) the share of exact zeros, ``rms`` (U,) and ``size``
+    (U,) the root mean square and mean magnitude of the output, ``flat`` (U,) the share of samples with a derivative below
+    the limit of saturation. ``pruned`` (U,): every incoming weight is exactly 0.
+    """
+
+    layer: str
+    kind: str
+    depth: int
+    block: str = ""
+    module: str = ""
+    samples: int = 0
+    slope: NDArray[np.float64]
+    flat: NDArray[np.float64]
+    zeros: NDArray[np.float64]
+    rms: NDArray[np.float64]
+    size: NDArray[np.float64]
+    pruned: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionFacts:
+    """The entropy of one attention layer's weights divided by the logarithm of the number of keys, per head (H,)."""
+
+    layer: str
+    entropy: NDArray[np.float64]
+    rows: int
+    keys: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodeFacts:
+    """How often each of K discrete choices (codes, experts) was taken: counts (K,)."""
+
+    layer: str
+    kind: str
+    counts: NDArray[np.float64]
+    block: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModuleFacts:
+    """One module that was called: when first, how often, and the RMS of its output (NaN where that is no tensor).
+
+    ``graph_calls`` are the calls whose output had a graph; ``spread`` is the standard deviation over samples divided
+    by the RMS.
+    """
+
+    path: str
+    owner: str
+    depth: int
+    calls: int = 0
+    graph_calls: int = 0
+    rms: float = float("nan")
+    spread: float = float("nan")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nonfinite:
+    """The first module whose output is not finite although its inputs are, the frames before it, and the batch."""
+
+    module: str
+    owner: str
+    batch: int
+    where: str
+    before: tuple[str, ...] = ()
+    rows: tuple[int, ...] = ()
+    """``where`` is ``input``, ``parameter``, ``output`` or ``loss``; ``rows`` are the samples concerned."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimeFlow:
+    """The norm of the loss' gradient along the calls of one layer, first to last (T,): time, or a shared layer's depth."""
+
+    layer: str
+    norms: NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossFacts:
+    """One elementary loss that the total is made of, and what stands between it and the last layer with weights.
+
+    ``kind``: cross_entropy, nll, bce, bce_logits, mse, absolute, kl, or log (a hand-written likelihood). ``chain`` are the
+    operations on the way to the last weights, nearest to the loss first. ``single``: a softmax over one unit;
+    ``batch_axis``: over the batch. ``broadcast``: shapes of prediction and result where one was stretched over the other.
+    """
+
+    kind: str
+    chain: tuple[str, ...] = ()
+    single: bool = False
+    batch_axis: bool = False
+    broadcast: tuple[tuple[int, ...], ...] = ()
+    module: str = ""
+    classes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputFacts:
+    """Predictions and labels over all samples seen.
+
+    ``spread`` is the largest feature's standard deviation over samples divided by the mean magnitude. ``data_loss`` is the
+    loss of the predictions without regularisers, ``prior`` that of guessing the labels' distribution, ``kind`` which
+    (cross_entropy, bce, mse). ``above_one``, ``below_zero``, ``below_minus_one`` are shares of labels. ``dead_columns`` counts outputs that are exactly 0 for every sample.
+    """
+
+    samples: int = 0
+    width: int = 0
+    spread: float = float("nan")
+    low: float = float("nan")
+    high: float = float("nan")
+    rms: float = float("nan")
+    dead_columns: int = 0
+    kind: str = ""
+    data_loss: float = float("nan")
+    data_error: float = float("nan")
+    prior: float = float("nan")
+    label_low: float = float("nan")
+    label_high: float = float("nan")
+    label_rms: float = float("nan")
+    label_std: float = float("nan")
+    above_one: float = float("nan")
+    below_zero: float = float("nan")
+    below_minus_one: float = float("nan")
+    normalised: bool | None = None
+    """Predictions of a likelihood are logarithms of probabilities that sum to 1; None where they need not be."""
+    source: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchFacts:
+    """The floating-point input of the model over all batches: RMS, largest feature RMS over the smallest, range."""
+
+    rms: float = float("nan")
+    feature_ratio: float = float("nan")
+    low: float = float("nan")
+    high: float = float("nan")
+    first_module: str = ""
+    first_owner: str = ""
+    normalised: bool = False
+    """The first module with parameters is a normalisation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """A look at the model in one state, over all batches: ``step`` is the number of optimizer steps before it."""
+
+    step: int
+    units: tuple[LayerUnits, ...] = ()
+    attention: tuple[AttentionFacts, ...] = ()
+    codes: tuple[CodeFacts, ...] = ()
+    modules: tuple[ModuleFacts, ...] = ()
+    nonfinite: Nonfinite | None = None
+    time: tuple[TimeFlow, ...] = ()
+    losses: tuple[LossFacts, ...] = ()
+    outputs: OutputFacts | None = None
+    inputs: BatchFacts | None = None
+    loss: float = float("nan")
+    order: tuple[str, ...] = ()
+    """Parameter blocks in the order in which the pass uses them."""
+    low_precision: bool = False
+    samples: int = 0
+    identical_rows: tuple[str, ...] = ()
+    """Trainable matrices all of whose rows are the same."""
+    zero_blocks: tuple[str, ...] = ()
+    """Parameters that are exactly 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leaks:
+    """The largest change of other samples' (earlier positions') outputs, relative, when one sample (position) changes.
+
+    None where it was not declared or could not be tried; ``reason`` says why. ``own`` is the change of the sample's own
+    output: without it the comparison says nothing.
+    """
+
+    sample: float | None = None
+    sample_own: float = 0.0
+    future: float | None = None
+    future_own: float = 0.0
+    module_sample: str = ""
+    module_future: str = ""
+    reason: str = ""
+    notes: tuple[str, ...] = field(default=())
+
+
+@runtime_checkable
+class Observable(Protocol):
+    """A problem whose passes can be looked at."""
+
+    def look(self, state: str, *, seed: int = 0, batches: int | None = None) -> Look:
+        """A look at the state ``start`` (the user's) or at one kept by ``run(keep=...)``."""
+        ...
+
+    def leaks(self, *, seed: int = 0) -> Leaks:
+        """Whether outputs depend on what they were declared independent of."""
+        ...
+
+    def dependence(self, state: str, names: tuple[str, ...], *, seed: int = 0) -> dict[str, float]:
+        """How much the loss changes, relative, when each named block is perturbed."""
+        ...
+
+    def underflow(self, *, seed: int = 0) -> dict[str, float]:
+        """Per block the share of the gradient's norm that comes back when the loss is scaled up first."""
+        ...

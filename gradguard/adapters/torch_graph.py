@@ -1,0 +1,188 @@
+"""What stands between the loss and the last weights, read from the autograd graph of a loss."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from gradguard.adapters.observing_base import LossFacts
+
+__all__ = ["Prediction", "losses_of", "predictions_of"]
+
+SHAPE_ONLY = {
+    "View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "T", "Transpose", "Permute", "Clone", "ToCopy", "Slice", "Select",
+    "Alias", "Index", "Expand", "Unbind", "Split", "Contiguous", "MaskedSelect",
+}
+WEIGHTED = {
+    "Addmm", "Mm", "Bmm", "Baddbmm", "Convolution", "Linear", "AccumulateGrad", "Embedding", "NativeLayerNorm", "FusedRmsNorm",
+    "NativeBatchNorm", "CudnnBatchNorm", "NativeGroupNorm", "Dot", "Mv", "Addmv", "Addbmm", "MkldnnLinear", "Einsum",
+}
+LOSSES = {
+    "NllLoss": "nll", "NllLoss2D": "nll", "BinaryCrossEntropy": "bce", "BinaryCrossEntropyWithLogits": "bce_logits", "MseLoss": "mse",
+    "SmoothL1Loss": "absolute", "HuberLoss": "absolute", "KlDiv": "kl",
+}
+UNARY = {
+    "Softmax": "softmax", "LogSoftmax": "log_softmax", "Sigmoid": "sigmoid", "LogSigmoid": "log_sigmoid", "Tanh": "tanh", "Relu": "relu",
+    "Threshold": "relu", "HardtanhBackward": "hardtanh", "Hardtanh": "hardtanh", "Clamp": "clamp", "ClampMin": "clamp_min", "Log": "log",
+    "Softplus": "softplus", "Exp": "exp", "LeakyRelu": "leaky_relu", "Gelu": "gelu", "Silu": "silu", "Hardsigmoid": "hardsigmoid",
+}
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Predictions and labels that an elementary loss saved for its backward, and which loss it was."""
+
+    kind: str
+    predicted: torch.Tensor
+    labels: torch.Tensor
+
+
+def kind_of(node: Any) -> str:
+    """``Softmax`` for ``SoftmaxBackward0``."""
+    return re.sub(r"Backward\d*$", "", str(node.name()))
+
+
+def parents(node: Any) -> list[Any]:
+    """The nodes that made a node's differentiable inputs."""
+    return [parent for parent, _ in node.next_functions if parent is not None]
+
+
+def shape(node: Any, index: int = 0) -> tuple[int, ...] | None:
+    """The shape of what a node made in the forward pass."""
+    try:
+        return tuple(int(n) for n in node._input_metadata[index].shape)
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+        return None
+
+
+def saved(node: Any, name: str) -> Any:
+    """What a node saved for its backward, or None where it saved no such thing, or has freed it."""
+    try:
+        return getattr(node, f"_saved_{name}", None)
+    except RuntimeError:
+        return None
+
+
+def walk(loss: torch.Tensor, limit: int = 400) -> Iterator[Any]:
+    """The nodes between the loss and the first ones with weights, breadth first."""
+    queue, seen = [loss.grad_fn], set()
+    while queue and len(seen) < limit:
+        node = queue.pop(0)
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        yield node
+        if kind_of(node) not in WEIGHTED:
+            queue.extend(parents(node))
+
+
+def chain_above(node: Any, limit: int = 30) -> tuple[tuple[str, ...], bool, bool]:
+    """The unary operations above a loss node up to the first that is none, whether a softmax has one unit, or the batch axis."""
+    chain: list[str] = []
+    single = batch_axis = False
+    after_log = kind_of(node) == "Log"
+    for _ in range(limit):
+        above = parents(node)
+        if not above:
+            break
+        node = above[0]
+        kind = kind_of(node)
+        if kind in SHAPE_ONLY or kind.startswith(("Split", "Squeeze")):
+            continue
+        if kind == "Add" and after_log and not chain and len(parents(node)) == 1:
+            continue  # log(p + 1e-8)
+        if kind not in UNARY:
+            break
+        chain.append(UNARY[kind])
+        if kind in ("Softmax", "LogSoftmax"):
+            here, dim = shape(node), saved(node, "dim")
+            if here and dim is not None:
+                dim = int(dim) - 2**64 if int(dim) >= 2**63 else int(dim)
+                single = single or here[dim] == 1
+                batch_axis = batch_axis or (len(here) == 2 and dim in (0, -2) and here[0] > 1)
+    return tuple(chain), single, batch_axis
+
+
+def broadcast_of(node: Any) -> tuple[tuple[int, ...], ...]:
+    """Shapes (prediction, result) where a difference stretched (N, 1) against (N,) to (N, N); empty where not."""
+    result = shape(node)
+    edges = [(parent, index) for parent, index in node.next_functions if parent is not None]
+    if result is None or len(result) < 2 or len(edges) != 1 or result[-1] != result[-2] or result[-1] < 2:
+        return ()
+    given = shape(*edges[0])
+    n = result[-1]
+    if given is not None and given in ((n, 1), (n,)) and len(result) == 2:
+        return (given, result)
+    return ()
+
+
+def losses_of(loss: torch.Tensor) -> tuple[LossFacts, ...]:
+    """The elementary losses that a loss is made of; none where it has no graph."""
+    found: list[LossFacts] = []
+    for node in walk(loss):
+        kind = kind_of(node)
+        if kind in LOSSES:
+            chain, single, batch_axis = chain_above(node)
+            name = LOSSES[kind]
+            if name == "nll" and chain and chain[0] == "log_softmax":
+                name = "cross_entropy"
+                chain = chain[1:]
+            above = shape(*[(p, i) for p, i in node.next_functions if p is not None][0]) if parents(node) else None
+            stretched = next((broadcast_of(p) for p in parents(node) if kind_of(p) == "Expand" and broadcast_of(p)), ())
+            stretched = stretched or (broadcast_of(node) if name in ("mse", "absolute") else ())
+            found.append(
+                LossFacts(
+                    kind=name, chain=chain, single=single, batch_axis=batch_axis, broadcast=stretched,
+                    classes=above[1] if above is not None and len(above) > 1 and name in ("nll", "cross_entropy") else None,
+                )
+            )
+        elif kind in ("LogSoftmax", "Log") and not any(f.kind in ("cross_entropy", "nll", "kl") for f in found):
+            chain, single, batch_axis = chain_above(node)
+            if kind == "LogSoftmax" or (chain and chain[0] in ("softmax", "sigmoid", "clamp", "clamp_min", "relu")):
+                name = "cross_entropy" if kind == "LogSoftmax" else "log"
+                here, dim = shape(node), saved(node, "dim") if kind == "LogSoftmax" else None
+                if here and dim is not None:
+                    dim = int(dim) - 2**64 if int(dim) >= 2**63 else int(dim)
+                    single = single or here[dim] == 1
+                    batch_axis = batch_axis or (len(here) == 2 and dim in (0, -2) and here[0] > 1)
+                if name == "log" and chain and chain[0].startswith("clamp"):
+                    chain = chain[1:]
+                if name == "log" and chain and chain[0] == "softmax":
+                    name, chain = "cross_entropy", chain[1:]
+                found.append(LossFacts(kind=name, chain=chain, single=single, batch_axis=batch_axis))
+        elif kind in ("Sub", "Rsub", "Expand"):
+            stretched = broadcast_of(node)
+            chain, single, _ = chain_above(node)
+            children_power = kind != "Expand"
+            if children_power or stretched:
+                found.append(LossFacts(kind="difference", chain=chain, single=single, broadcast=stretched))
+    return tuple(found)
+
+
+def predictions_of(loss: torch.Tensor, output: torch.Tensor | None = None) -> Prediction | None:
+    """Predictions and labels of the first elementary loss that saved them (before backward frees them).
+
+    A hand-written ``(p - y)**2`` or ``abs`` saved the difference only: with the model's ``output`` of that shape, the
+    labels are what is left.
+    """
+    for node in walk(loss):
+        kind = kind_of(node)
+        if kind in LOSSES:
+            predicted, labels = saved(node, "self"), saved(node, "target")
+            if isinstance(predicted, torch.Tensor) and isinstance(labels, torch.Tensor):
+                return Prediction(LOSSES[kind], predicted.detach(), labels.detach())
+        elif kind in ("Pow", "Abs", "Mul") and output is not None:
+            difference = saved(node, "self")
+            subtraction = next((p for p in parents(node) if kind_of(p) in ("Sub", "Rsub")), None)
+            if subtraction is None or not isinstance(difference, torch.Tensor) or difference.shape != output.shape:
+                continue
+            edges = [i for i, (parent, _) in enumerate(subtraction.next_functions) if parent is not None]
+            if len(edges) == 1 and output.is_floating_point():
+                sign = 1.0 if edges[0] == 0 else -1.0
+                labels = output.detach() - sign * difference.detach()
+                return Prediction("absolute" if kind == "Abs" else "mse", output.detach(), labels)
+    return None

@@ -1,0 +1,172 @@
+"""Predictions and labels over all samples: constant outputs, ranges, and the loss of guessing the labels' distribution."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gradguard.adapters.observing_base import OutputFacts
+from gradguard.adapters.torch_graph import Prediction
+
+__all__ = ["Outputs"]
+
+COLUMNS = 64
+ROWS = 8192
+
+
+def rows_of(tensor: torch.Tensor) -> NDArray[np.float64]:
+    """(samples, features), at most 64 features."""
+    flat = tensor.detach().reshape(tensor.shape[0], -1) if tensor.ndim > 1 else tensor.detach().reshape(-1, 1)
+    return flat[:, :COLUMNS].to("cpu", torch.float64).numpy()
+
+
+class Outputs:
+    """Collects predictions and labels batch by batch, bounded in memory."""
+
+    def __init__(self) -> None:
+        self.rows: list[NDArray[np.float64]] = []
+        self.declared: list[NDArray[np.float64]] = []
+        self.labels: list[NDArray[np.float64]] = []
+        self.classes: dict[int, int] = {}
+        self.losses: list[NDArray[np.float64]] = []
+        self.kind = ""
+        self.normalised: bool | None = None
+        self.kept = 0
+        self.width = 0
+        self.source = ""
+        self.declared_labels: list[NDArray[np.float64]] = []
+
+    def add(self, made: Prediction | None, output: torch.Tensor | None) -> None:
+        """What one batch's loss saved, or the model's output where it saved nothing."""
+        shown = made.predicted if made is not None else output
+        if shown is not None and shown.ndim and shown.numel():
+            self.width = shown[0].numel()
+            self.source = self.source or ("loss" if made is not None else "model")
+            if self.kept < ROWS:
+                self.rows.append(rows_of(shown))
+                self.kept += len(self.rows[-1])
+        if made is None:
+            return
+        p, y = made.predicted, made.labels
+        if made.kind == "nll" and not y.is_floating_point():
+            log_p = p.movedim(1, -1).reshape(-1, p.shape[1]) if p.ndim > 1 else p.reshape(1, -1)
+            flat = y.reshape(-1)
+            sums = log_p.double().logsumexp(dim=1).abs()
+            self.normalised = self.normalised is not False and bool((sums < 1e-2).all())
+            keep = (flat >= 0) & (flat < log_p.shape[1])
+            chosen = flat[keep]
+            self.losses.append(-log_p[keep].gather(1, chosen[:, None]).reshape(-1).double().cpu().numpy())
+            for label, n in zip(*np.unique(chosen.cpu().numpy(), return_counts=True), strict=True):
+                self.classes[int(label)] = self.classes.get(int(label), 0) + int(n)
+            self.kind = "cross_entropy"
+            return
+        if p.shape != y.shape or made.kind not in ("bce", "bce_logits", "mse", "absolute"):
+            return
+        y = y.to(p)
+        if made.kind == "bce":
+            q = p.double().clamp(1e-7, 1 - 1e-7)
+            each = -(y * q.log() + (1 - y) * (1 - q).log())
+        elif made.kind == "bce_logits":
+            each = torch.nn.functional.binary_cross_entropy_with_logits(p.double(), y.double(), reduction="none")
+        else:
+            each = (p - y).double().square() if made.kind == "mse" else (p - y).double().abs()
+        self.kind = made.kind.removesuffix("_logits")
+        self.losses.append(each.reshape(each.shape[0], -1).mean(dim=1).cpu().numpy() if each.ndim > 1 else each.cpu().numpy())
+        self.labels.append(rows_of(y))
+
+    def add_labels(self, labels: Any) -> None:
+        """Labels that the user declared."""
+        tensor = torch.as_tensor(np.asarray(labels)) if not isinstance(labels, torch.Tensor) else labels
+        if tensor.ndim:
+            self.declared_labels.append(rows_of(tensor))
+
+    def add_declared(self, made: torch.Tensor, labels: Any) -> None:
+        """Outputs and labels that the user declared; they take the place of what the loss saved."""
+        self.declared.append(rows_of(made))
+        if labels is not None:
+            self.add_labels(labels)
+
+    def facts(self) -> OutputFacts | None:
+        """Statistics over all samples; None where nothing was seen."""
+        rows = self.declared or self.rows
+        same = [r for r in rows if r.shape[1] == rows[0].shape[1]]
+        if not same:
+            return None
+        y = np.concatenate(same)
+        with np.errstate(all="ignore"):
+            mean = float(np.mean(np.abs(y)))
+            spread = float(np.max(np.std(y, axis=0)) / mean) if len(y) > 1 and mean > 0 else (0.0 if len(y) > 1 else math.nan)
+        labels = self.labels or self.declared_labels
+        flat = np.concatenate([label.ravel() for label in labels]) if labels else None
+        losses = np.concatenate(self.losses) if self.losses else np.array([])
+        kind, prior = self.kind, self._prior()
+        if not losses.size and self.declared and self.declared_labels:
+            kind, losses, prior = self._from_declared()
+        return OutputFacts(
+            samples=len(y), width=self.width or y.shape[1], spread=spread, low=float(y.min()), high=float(y.max()),
+            rms=float(np.sqrt(np.mean(y**2))), dead_columns=int((y == 0).all(axis=0).sum()), kind=kind,
+            data_loss=float(losses.mean()) if losses.size else math.nan,
+            data_error=float(losses.std() / math.sqrt(losses.size)) if losses.size > 1 else math.nan, prior=prior,
+            label_low=float(flat.min()) if flat is not None and flat.size else math.nan,
+            label_high=float(flat.max()) if flat is not None and flat.size else math.nan,
+            label_rms=float(np.sqrt(np.mean(flat**2))) if flat is not None and flat.size else math.nan,
+            label_std=float(flat.std()) if flat is not None and flat.size else math.nan,
+            above_one=share(flat, lambda v: v > 1.05), below_zero=share(flat, lambda v: v < -0.05),
+            below_minus_one=share(flat, lambda v: v < -1.05), normalised=self.normalised,
+            source="declared" if self.declared else self.source,
+        )
+
+    def _prior(self) -> float:
+        """The loss of guessing the labels' distribution: entropy, variance, or mean absolute deviation from the median."""
+        if self.kind == "cross_entropy":
+            return entropy(np.array(list(self.classes.values()), dtype=np.float64))
+        same = [label for label in self.labels if label.shape[1] == self.labels[0].shape[1]]
+        if not same:
+            return math.nan
+        return prior_of(self.kind, np.concatenate(same))
+
+    def _from_declared(self) -> tuple[str, NDArray[np.float64], float]:
+        """Loss and prior from declared outputs and labels."""
+        p, y = np.concatenate(self.declared), np.concatenate(self.declared_labels)
+        if len(p) != len(y):
+            return "", np.array([]), math.nan
+        if y.shape[1] == 1 and p.shape[1] > 1 and np.all(y == np.round(y)) and 0 <= y.min() and y.max() < p.shape[1]:
+            probabilities = np.allclose(p.sum(axis=1), 1.0, atol=1e-3) and p.min() >= 0
+            shifted = p - p.max(axis=1, keepdims=True)
+            log_p = np.log(np.clip(p, 1e-12, None)) if probabilities else shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+            chosen = y[:, 0].astype(int)
+            counts = np.unique(chosen, return_counts=True)[1].astype(np.float64)
+            return "cross_entropy", -log_p[np.arange(len(p)), chosen], entropy(counts)
+        if p.shape == y.shape:
+            return "mse", ((p - y) ** 2).mean(axis=1), prior_of("mse", y)
+        return "", np.array([]), math.nan
+
+
+def share(values: NDArray[np.float64] | None, which: Callable[[NDArray[np.float64]], NDArray[np.bool_]]) -> float:
+    """The share of values for which a condition holds; NaN without values."""
+    return float(np.mean(which(values))) if values is not None and values.size else math.nan
+
+
+def entropy(counts: NDArray[np.float64]) -> float:
+    """-sum p log p of counts (K,), in nats."""
+    if not counts.size:
+        return math.nan
+    p = counts[counts > 0] / counts.sum()
+    return float(-np.sum(p * np.log(p)))
+
+
+def prior_of(kind: str, y: NDArray[np.float64]) -> float:
+    """The mean loss of the best constant prediction per column of labels (N, M)."""
+    if kind == "mse":
+        return float(np.mean(np.var(y, axis=0)))
+    if kind == "absolute":
+        return float(np.mean(np.abs(y - np.median(y, axis=0))))
+    if kind == "bce":
+        q = np.clip(np.mean(y, axis=0), 1e-12, 1 - 1e-12)
+        return float(np.mean(-(q * np.log(q) + (1 - q) * np.log(1 - q))))
+    return math.nan

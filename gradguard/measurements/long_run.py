@@ -1,0 +1,43 @@
+"""A longer run, asked for by a rule that sees a symptom and must know whether training works all the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from gradguard.adapters.base import Problem, Settings
+from gradguard.adapters.observing_base import Look, Observable
+from gradguard.adapters.training_base import Trace, Trainable
+from gradguard.measurements.base import Evidence, Measurement, Unavailable, the
+from gradguard.measurements.training_run import COMPARED, TrainingRun
+
+__all__ = ["LongRun", "measure"]
+
+STEPS = 300
+SECONDS = 20.0
+"""The longer run ends at whichever comes first, but takes at least ``LEAST`` steps."""
+LEAST = 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class LongRun(Measurement):
+    """The run, a look at its end, and the losses of the same batches in its middle."""
+
+    name: ClassVar[str] = "long_run"
+    trace: Trace
+    look: Look | None
+    middle: tuple[float, ...] = ()
+
+
+def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tuple[str, ...]) -> Measurement:
+    """Train a fresh copy for longer than the training run, within the budget."""
+    run = the(evidence, TrainingRun)
+    if not isinstance(problem, Trainable) or run is None or run.source != "copy":
+        return Unavailable(wanted="long_run", reason="nothing to train further")
+    each = run.seconds / max(1, len(run.trace.steps)) if run.seconds else SECONDS / STEPS
+    steps = max(LEAST, min(max(STEPS, settings.steps), int(SECONDS / max(each, 1e-6))))
+    compare = min(COMPARED, problem.batch_count)
+    half = problem.run(steps // 2, seed=settings.seed, compare=compare)
+    trace = problem.run(steps, seed=settings.seed, compare=compare, keep="long")
+    look = problem.look("long", seed=settings.seed) if isinstance(problem, Observable) else None
+    return LongRun(trace=trace, look=look, middle=half.loss_end)

@@ -1,0 +1,128 @@
+"""Does training work? The consequence without which a symptom is not an error."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from gradguard.finding import Request
+from gradguard.measurements.base import Evidence, the
+from gradguard.measurements.long_run import LEAST, LongRun
+from gradguard.measurements.passes import Passes
+from gradguard.measurements.training_run import TrainingRun
+
+__all__ = ["LONGER", "PRIOR_SHARE", "Progress", "progress"]
+
+LONGER = Request(measurement="long_run")
+
+PRIOR_SHARE = {"cross_entropy": 0.95, "bce": 0.95, "mse": 0.9, "absolute": 0.95}
+"""A loss above this share of the prior's is no better than guessing the labels' distribution."""
+
+LEAST_PROGRESS = 0.02
+GOOD_PROGRESS = 0.1
+ENOUGH = 200
+"""Steps after which no progress is a verdict rather than impatience."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """``works``, ``fails`` or ``unclear``, in words, with the relative fall of the same batches' loss."""
+
+    verdict: Literal["works", "fails", "unclear"]
+    text: str
+    fall: float = math.nan
+    plateau: bool = False
+    """The second half of the run brought no progress."""
+    prior: float = math.nan
+    data_loss: float = math.nan
+    steps: int = 0
+    longest: bool = False
+    """No longer run can be asked for."""
+    worse: bool = False
+    """The predictions got worse while the loss fell: what is minimised is not the loss of the predictions."""
+
+    @property
+    def strong(self) -> bool:
+        """The loss fell by half, of what guessing gives where that is known: nothing stands in the way."""
+        if self.verdict != "works":
+            return False
+        return self.data_loss < 0.5 * self.prior if math.isfinite(self.prior) else self.fall > 0.5
+
+    @property
+    def requests(self) -> tuple[Request, ...]:
+        """What would decide."""
+        return (LONGER,) if self.verdict == "unclear" else ()
+
+
+def progress(evidence: Evidence) -> Progress:
+    """The consequence, from the longest run that there is.
+
+    Fails: not finite, a loss that rose, no better than the prior after enough steps, or (without a prior) less than 2 %
+    progress and less than 2 standard errors.
+    """
+    run, longer, passes = the(evidence, TrainingRun), the(evidence, LongRun), the(evidence, Passes)
+    if run is None:
+        return Progress("unclear", "nothing was trained")
+    if run.objective != "supervised":
+        return Progress("unclear", f"the loss of a {run.objective} objective need not fall")
+    trace = longer.trace if longer is not None else run.trace
+    steps = len(trace.steps)
+    if trace.stopped:
+        return Progress("fails", trace.stopped, steps=steps)
+    start, end = _pair(run, trace.loss_start, trace.loss_end, trace.losses)
+    if not (np.isfinite(start).all() and np.isfinite(end).all()) or not start.size:
+        return Progress("fails" if start.size else "unclear", "the loss is not finite after training" if start.size else "no loss was seen", steps=steps)
+    fall, error, scale = _fall(start, end)
+    enough = steps >= ENOUGH or (longer is not None and steps >= LEAST)
+    look = longer.look if longer is not None else (passes.end if passes is not None else None)
+    outputs = look.outputs if look is not None else None
+    plateau = False
+    if longer is not None and longer.middle:
+        late, late_error, _ = _fall(np.array(longer.middle), end)
+        plateau = late < LEAST_PROGRESS * scale and late < max(2 * late_error, 0.005 * scale)
+    text = f"loss {start.mean():.4g} -> {end.mean():.4g} in {steps} steps"
+    share = fall / scale
+    first = passes.start.outputs if passes is not None else None
+    worse = (
+        outputs is not None and first is not None and outputs.kind == "cross_entropy" and fall > 0.05 * scale
+        and outputs.data_loss > 1.5 * first.data_loss and outputs.data_loss > 1.5 * first.prior
+    )
+    prior, data = (outputs.prior, outputs.data_loss) if outputs is not None else (math.nan, math.nan)
+    known = outputs is not None and outputs.kind in PRIOR_SHARE and prior > 1e-3 * max(1.0, abs(data)) and math.isfinite(data)
+    if known:
+        assert outputs is not None
+        text += f"; guessing the labels' distribution gives {prior:.4g}"
+    facts: Any = {"fall": share, "plateau": plateau, "prior": prior if known else math.nan, "data_loss": data, "steps": steps, "longest": longer is not None, "worse": worse}
+    if worse:
+        return Progress("fails", text + "; the loss falls while the predictions get worse", **facts)
+    if known and outputs is not None and data <= PRIOR_SHARE[outputs.kind] * prior:
+        return Progress("works", text, **facts)
+    if fall < -0.05 * scale and -fall > 2 * error and enough:
+        return Progress("fails", text, **facts)
+    if known:
+        return Progress("fails" if enough else "unclear", text, **facts)
+    if share >= GOOD_PROGRESS or (share >= LEAST_PROGRESS and fall > 2 * error):
+        return Progress("works", text, **facts)
+    return Progress("fails" if enough and fall <= 2 * error else "unclear", text, **facts)
+
+
+def _pair(run: TrainingRun, start: tuple[float, ...], end: tuple[float, ...], losses: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]  # arrays of float64
+    if start and end:
+        return np.array(start), np.array(end)
+    known = np.array([loss for loss in losses if not math.isnan(loss)])
+    n = max(1, len(known) // 10)
+    return known[:n], known[-n:]
+
+
+def _fall(start: np.ndarray, end: np.ndarray) -> tuple[float, float, float]:  # type: ignore[type-arg]  # arrays of float64
+    """Mean fall, its standard error, and the scale that it is relative to."""
+    if len(start) == len(end):
+        each = start - end
+        error = float(each.std(ddof=1) / math.sqrt(len(each))) if len(each) > 1 else 0.0
+    else:
+        error = float(math.hypot(start.std() / math.sqrt(len(start)), end.std() / math.sqrt(len(end))))
+    scale = max(abs(float(start.mean())), float(start.std()), 1e-12)
+    return float(start.mean() - end.mean()), error, scale

@@ -1,0 +1,66 @@
+"""A short run of training on a copy, or what was watched of the user's own loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from gradguard.adapters.base import Problem, Settings
+from gradguard.adapters.training_base import OptimizerFacts, ParameterFacts, Trace, Trainable
+from gradguard.finding import Table
+from gradguard.measurements.base import Evidence, Measurement, Unavailable
+
+__all__ = ["COMPARED", "TrainingRun", "curve", "measure"]
+
+COMPARED = 8
+"""Batches whose loss is taken before the first and after the last step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRun(Measurement):
+    """What each step did. ``stale`` is the share of steps whose gradient held that of the step before; None: not watched.
+
+    ``asked`` is the number of steps that were asked for, ``source`` is ``copy`` or ``watch``.
+    """
+
+    name: ClassVar[str] = "training_run"
+    trace: Trace
+    parameters: tuple[ParameterFacts, ...]
+    optimizer: OptimizerFacts
+    objective: str = "supervised"
+    asked: int = 0
+    source: str = "copy"
+    stale: float | None = None
+    cut: tuple[str, ...] = ()
+    """Modules whose output the loop detached before the next module used it."""
+    notes: tuple[str, ...] = ()
+
+    def tables(self) -> dict[str, Table]:
+        """The table ``curve``."""
+        return {"curve": curve(self.trace)}
+
+
+def curve(trace: Trace) -> Table:
+    """The rows of the table ``curve``."""
+    return [
+        {
+            "step": s.step, "lr": s.lr[0] if s.lr else None, "loss": s.loss, "grad_norm": s.grad_norm, "sharpness": None,
+            "nonfinite": s.nonfinite,
+        }
+        for s in trace.steps
+    ]
+
+
+def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tuple[str, ...]) -> Measurement:
+    """Train a copy for ``settings.steps`` steps."""
+    if not isinstance(problem, Trainable):
+        return Unavailable(wanted="training_run", reason=f"{type(problem).__name__} cannot be trained")
+    if not problem.optimizer.name:
+        return Unavailable(wanted="training_run", reason="no optimizer: only the checks at the point")
+    trace = problem.run(
+        settings.steps, seed=settings.seed, same_batch=True, compare=min(COMPARED, problem.batch_count), keep="end"
+    )
+    return TrainingRun(
+        trace=trace, parameters=problem.parameters, optimizer=problem.optimizer, objective=problem.objective, asked=settings.steps,
+        path=problem.path, notes=problem.notes,
+    )

@@ -1,0 +1,117 @@
+"""GG201."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from gradguard.errors import UsageError
+from gradguard.finding import Finding, Outcome
+from gradguard.measurements.base import Evidence, the
+from gradguard.measurements.progress import LONGER, Progress, progress
+from gradguard.measurements.units import LayerState, UnitStates
+from gradguard.rules.base import Rule
+
+__all__ = ["DeadUnits"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeadUnits(Rule):
+    """Units through which no gradient passes, for any sample seen.
+
+    What it does:
+        Takes per unit the largest derivative of its activation over all samples and all positions seen (exactly 0 for
+        ReLU and its kind; below 1e-3 for smooth activations), before and after the training run. A whole dead layer is
+        an error. Half of a layer is an error where training does not work, or where those units were dead from birth and
+        the loss has not fallen by half in a longer run. Pruned units (all incoming weights exactly 0) do not count.
+
+    Why is this bad:
+        A dead unit never learns again: its gradient is 0, and so is that of everything that acts through it alone.
+
+    What to do:
+        Dead at birth: He initialisation, biases at 0, inputs of mean 0, a normalisation or residual connections in deep
+        nets. Died in training: a lower learning rate, warm-up, clipping; or LeakyReLU, GELU.
+
+    When it is healthy:
+        Trained nets have up to a quarter of a layer silent on a batch of 32, and up to a sixth over all samples; a sparse
+        layer up to 40 %. The fraction of zeros (25 to 60 %) says nothing.
+
+    Options:
+        dead: share of a layer's units that is an error, with the conditions above.
+        warn: share that is a warning.
+        samples: values per unit without which a share is no verdict.
+
+    References:
+        Lu et al. 2019, Dying ReLU and initialization; Sokar et al. 2023, The dormant neuron phenomenon (arXiv:2302.12902).
+    """
+
+    code: ClassVar[str] = "GG201"
+    slug: ClassVar[str] = "dead-units"
+    needs: ClassVar[tuple[str, ...]] = ("units",)
+    optional: ClassVar[tuple[str, ...]] = ("training_run", "passes")
+
+    dead: float = 0.5
+    warn: float = 0.2
+    samples: int = 64
+
+    def __post_init__(self) -> None:
+        if not 0 < self.warn <= self.dead <= 1:
+            raise UsageError(f"GG201 takes 0 < warn <= dead <= 1, got warn={self.warn}, dead={self.dead}")
+
+    def judge(self, evidence: Evidence) -> Outcome:
+        """One finding: the first layer that is wrong, the others named with it; without one, a warning for each layer."""
+        states = the(evidence, UnitStates)
+        consequence = progress(evidence)
+        failed: list[LayerState] = []
+        warned: list[LayerState] = []
+        unsure = False
+        worst = 0.0
+        for state in states.last:
+            if not state.units or state.samples < 8:
+                continue
+            share = state.dead / state.units
+            worst = max(worst, share)
+            born = state.born_dead >= self.dead * state.units
+            enough = state.samples >= self.samples
+            if state.dead == state.units and (enough or state.units > 1):
+                failed.append(state)
+            elif share >= self.dead and enough and (consequence.verdict == "fails" or (born and not consequence.strong)):
+                failed.append(state)
+                unsure = unsure or consequence.verdict != "fails"
+            elif share >= self.warn and enough:
+                warned.append(state)
+                unsure = unsure or (share >= self.dead and consequence.verdict == "unclear")
+        requests = (LONGER,) if unsure and not consequence.longest else ()
+        if failed:
+            first = next((s for s in failed if s.dead == s.units), failed[0])
+            return self.outcome([self._finding(first, failed, consequence, "error")], margin=worst / self.dead, requests=requests)
+        findings = [self._finding(state, [state], consequence, "warning") for state in warned]
+        return self.outcome(findings, margin=worst / self.dead, requests=requests)
+
+    def _finding(self, state: LayerState, layers: list[LayerState], consequence: Progress, severity: str) -> Finding:
+        born = state.born_dead >= 0.5 * state.dead
+        when = "at birth" if born else f"died by step {state.step}"
+        upper = 3.84 / (state.samples + 3.84)
+        return self.finding(
+            f"{state.name}: {state.dead} of {state.units} units dead, {when}",
+            severity="error" if severity == "error" else "warning",
+            module=state.module or state.layer, location=state.block, step=state.step, observed=state.dead / state.units, limit=self.dead,
+            count=state.dead, total=state.units, pattern=when,
+            evidence=(
+                f"no gradient passes for any of {state.samples} values per unit (true rate below {100 * upper:.2g} % with 95 % confidence); "
+                f"{consequence.text}" + self._others(state, layers)
+            ),
+            likely=(
+                "biases far below 0, inputs or weights on a wrong scale, or depth without normalisation or residual connections"
+                if born else "steps too large: the learning rate, a spike in the gradient, or a missing warm-up"
+            ),
+            hint=(
+                "He initialisation with biases at 0, a normalisation before the activation, or a residual connection"
+                if born else "a lower learning rate, warm-up, gradient clipping; or LeakyReLU or GELU"
+            ),
+        )
+
+    @staticmethod
+    def _others(state: LayerState, layers: list[LayerState]) -> str:
+        others = [f"{s.name} {s.dead} of {s.units}" for s in layers if s is not state]
+        return f"; also {', '.join(others[:6])}{', ...' if len(others) > 6 else ''}" if others else ""

@@ -1,0 +1,128 @@
+"""GG501."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from gradguard.adapters.observing_base import LossFacts, OutputFacts
+from gradguard.finding import Outcome
+from gradguard.measurements.base import Evidence, the
+from gradguard.measurements.passes import Passes
+from gradguard.measurements.progress import progress
+from gradguard.measurements.training_run import TrainingRun
+from gradguard.rules.base import Rule
+
+__all__ = ["HeadContradictsLoss"]
+
+RANGES = {"sigmoid": (0.0, 1.0), "softmax": (0.0, 1.0), "hardsigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0), "hardtanh": (-1.0, 1.0), "relu": (0.0, math.inf)}
+REGRESSION = ("mse", "absolute", "difference")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadContradictsLoss(Rule):
+    """The last layer cannot do what the loss asks of it.
+
+    What it does:
+        Reads the operations between the loss and the last weights from the autograd graph: a softmax, sigmoid or tanh
+        before cross-entropy; a second sigmoid before a loss on logits; a likelihood of what is no logarithm of
+        probabilities; a softmax over one unit or over the batch axis; ReLU used as a probability; an output range that
+        cannot reach the labels; predictions (N, 1) stretched against labels (N,).
+
+    Why is this bad:
+        The loss has a floor that no training passes (1.461 for a double softmax over 10 classes, the variance of the labels
+        for stretched shapes), or a gradient of zero.
+
+    What to do:
+        Give cross_entropy and binary_cross_entropy_with_logits raw logits; take a linear output for regression; reshape
+        labels or predictions to the same shape.
+
+    When it is healthy:
+        Logits that are capped (tanh, then times a constant), a softmax before a squared error, log_softmax before nll_loss.
+
+    Options:
+        outside: share of labels outside the output's range.
+
+    References:
+        Karpathy 2018, most common neural net mistakes; PyTorch, CrossEntropyLoss (docs).
+    """
+
+    code: ClassVar[str] = "GG501"
+    slug: ClassVar[str] = "head-contradicts-loss"
+    needs: ClassVar[tuple[str, ...]] = ("passes",)
+    optional: ClassVar[tuple[str, ...]] = ("training_run",)
+
+    outside: float = 0.05
+
+    def judge(self, evidence: Evidence) -> Outcome:
+        """One finding: the first contradiction."""
+        passes, run = the(evidence, Passes), the(evidence, TrainingRun)
+        if not passes.start.losses:
+            return Outcome(status="skipped", reason="the loss' graph shows no elementary loss that is known")
+        consequence = progress(evidence)
+        objective = run.objective if run is not None else "supervised"
+        for facts in passes.start.losses:
+            wrong = self._wrong(facts, passes.start.outputs, objective)
+            if wrong is None:
+                continue
+            severity, message, likely, hint = wrong
+            if severity == "symptom":
+                severity = "error" if consequence.verdict == "fails" or self._dead(passes) else "warning"
+            finding = self.finding(
+                message, severity="error" if severity == "error" else "warning", pattern="-".join((facts.kind, *facts.chain)),
+                evidence=f"from the loss towards the last weights: {' <- '.join((facts.kind, *facts.chain, 'weights'))}; {consequence.text}",
+                likely=likely, hint=hint,
+            )
+            return self.outcome([finding], requests=consequence.requests if severity == "warning" else ())
+        return self.outcome([])
+
+    @staticmethod
+    def _dead(passes: Passes) -> bool:
+        outputs = passes.last.outputs
+        return outputs is not None and outputs.dead_columns > 0
+
+    def _wrong(self, facts: LossFacts, outputs: OutputFacts | None, objective: str) -> tuple[str, str, str, str] | None:
+        """Severity, message, likely cause and hint; None where nothing contradicts."""
+        near = facts.chain[0] if facts.chain else ""
+        logits = "give the loss the raw output of the last layer"
+        if facts.single or facts.classes == 1:
+            return "error", "softmax over one unit: the output is 1 whatever the weights are", "a softmax head with one output", "a sigmoid or linear head for one output, or one output per class"
+        if facts.batch_axis and objective == "supervised":
+            return "error", "softmax over the batch axis: each sample competes with the other samples", "dim=0 where dim=1 is meant", "softmax over the classes: dim=-1"
+        if facts.broadcast and objective == "supervised":
+            given, result = facts.broadcast
+            return "error", f"predictions of shape {given} are stretched to {result} against the labels", "labels of shape (N,) against predictions of shape (N, 1)", "reshape one of them: pred.squeeze(-1), or y.unsqueeze(-1)"
+        if facts.kind == "cross_entropy" and near in ("softmax", "sigmoid", "tanh", "hardsigmoid"):
+            floor = f"; the loss cannot fall below {cross_entropy_floor(near, facts.classes):.3f}" if facts.classes else ""
+            return "error", f"{near} before cross-entropy, which applies softmax itself{floor}", f"{near} as the last layer", logits
+        if facts.kind == "cross_entropy" and near == "relu":
+            return "symptom", "ReLU before cross-entropy: logits below 0 get no gradient", "an activation after the last layer", logits
+        if facts.kind == "nll" and near not in ("log_softmax", "log", "log_sigmoid") and (outputs is None or outputs.normalised is False):
+            return "error", f"a likelihood of {near or 'raw outputs'}, which are no logarithms of probabilities", "nll_loss where cross_entropy is meant", "cross_entropy on logits, or log_softmax before nll_loss"
+        if facts.kind == "bce_logits" and near in ("sigmoid", "softmax", "hardsigmoid"):
+            return "error", f"{near} before a loss on logits, which applies sigmoid itself", f"{near} as the last layer", logits
+        if facts.kind == "bce_logits" and near == "relu":
+            return "error", "ReLU before a loss on logits: no probability below one half can be said", "an activation after the last layer", logits
+        if facts.kind in ("bce", "log") and "relu" in facts.chain[:2]:
+            return "error", "ReLU used as a probability: it is not bounded by 1, and at 0 it has no gradient", "ReLU where sigmoid is meant", "binary_cross_entropy_with_logits on the raw output"
+        if facts.kind == "kl" and near in ("softmax", "sigmoid"):
+            return "error", f"{near} before kl_div, which takes logarithms of probabilities", "softmax where log_softmax is meant", "log_softmax before kl_div"
+        if facts.kind in REGRESSION and near in RANGES and outputs is not None:
+            low, high = RANGES[near]
+            below = outputs.below_zero if low == 0 else outputs.below_minus_one
+            share = max(outputs.above_one if high == 1 else 0.0, below if low > -math.inf else 0.0)
+            if math.isfinite(share) and share > self.outside:
+                return (
+                    "error", f"{near} gives {low:g} to {high:g}, {100 * share:.0f} % of the labels lie outside ({outputs.label_low:.3g} to {outputs.label_high:.3g})",
+                    f"{near} as the last layer of a regression", "a linear output, or labels scaled to that range",
+                )
+        return None
+
+
+def cross_entropy_floor(kind: str, classes: int) -> float:
+    """The least cross-entropy of logits in [0, 1] that sum to 1 (softmax), in [0, 1] (sigmoid), or in [-1, 1] (tanh)."""
+    if kind == "softmax":
+        return math.log(math.e + classes - 1) - 1
+    width = 2.0 if kind == "tanh" else 1.0
+    return math.log(1 + (classes - 1) * math.exp(-width))

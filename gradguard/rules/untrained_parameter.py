@@ -1,0 +1,185 @@
+"""GG303."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from gradguard.adapters.training_base import ParameterFacts
+from gradguard.finding import Finding, Outcome, Request
+from gradguard.measurements.base import Evidence, the
+from gradguard.measurements.dependence import Dependence
+from gradguard.measurements.passes import Passes
+from gradguard.measurements.progress import Progress, progress
+from gradguard.measurements.training_run import TrainingRun
+from gradguard.rules.base import Rule
+
+__all__ = ["UntrainedParameter"]
+
+MOST = 24
+"""Modules whose influence on the loss is tried."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UntrainedParameter(Rule):
+    """Parameters that should train and do not: no gradient ever reaches them, or no optimizer holds them.
+
+    What it does:
+        Follows every trainable parameter through the training run. A module none of whose parameters ever gets a gradient
+        is tried: its weights are moved, and where the loss changes the graph is cut between the two, which is an error.
+        So are an optimizer that holds another model's parameters while this model's are missing from it, one that holds
+        only frozen parameters, and a loss without a graph. Parameters that no optimizer holds, and modules without
+        influence on the loss, are warnings, unless training fails.
+
+    Why is this bad:
+        Part of the model stays as it was initialised, silently; the rest adapts to noise.
+
+    What to do:
+        Remove the detach(), .data, no_grad, .item() or numpy round trip between the module and the loss; make the
+        optimizer after the last change of the model; unfreeze what should train.
+
+    When it is healthy:
+        requires_grad=False; a module that this loss does not use; target networks outside the optimizer; branches that
+        are skipped at some steps; embedding rows; a bias before a normalisation, and a key bias under softmax, whose
+        gradient is 0 by a theorem: a bias alone never counts.
+
+    Options:
+        steps: optimizer steps after which gradients of exactly 0 are a verdict.
+        change: relative change of the loss from which on it depends on a module.
+
+    References:
+        PyTorch, Autograd mechanics (docs).
+    """
+
+    code: ClassVar[str] = "GG303"
+    slug: ClassVar[str] = "untrained-parameter"
+    needs: ClassVar[tuple[str, ...]] = ("training_run",)
+    optional: ClassVar[tuple[str, ...]] = ("passes",)
+
+    steps: int = 20
+    change: float = 1e-7
+
+    def judge(self, evidence: Evidence) -> Outcome:
+        """One finding for each module, and one for the optimizer."""
+        run, tried = the(evidence, TrainingRun), the(evidence, Dependence)
+        consequence = progress(evidence)
+        silent = self._silent(run)
+        findings = list(self._optimizer(run, silent, consequence))
+        modules = self._modules(run, silent)
+        for module, facts in modules.items():
+            found = self._module(module, facts, run, tried, the(evidence, Passes))
+            if found is not None:
+                findings.append(found)
+        names = tuple(facts[0].name for facts in modules.values())[:MOST]
+        requests = [Request(measurement="dependence", about=names)] if names and tried is None else []
+        if any(f.severity == "warning" and f.pattern == "not in the optimizer" for f in findings):
+            requests.extend(consequence.requests)
+        return self.outcome(merge_nested(findings), requests=tuple(requests))
+
+    def _silent(self, run: TrainingRun) -> dict[str, str]:
+        """Trainable blocks without any gradient: ``none`` came, or all were ``zero``, at every step."""
+        result = {}
+        if not run.trace.steps:
+            return {}
+        for i, name in enumerate(run.trace.blocks):
+            column = run.trace.gradient[:, i]
+            if np.isnan(column).all():
+                result[name] = "none"
+            elif not np.nansum(column) > 0 and len(column) >= self.steps:
+                result[name] = "zero"
+        return result
+
+    @staticmethod
+    def _modules(run: TrainingRun, silent: dict[str, str]) -> dict[str, list[ParameterFacts]]:
+        """Modules all of whose trainable parameters are silent, and that have more than a bias of them."""
+        by_module: dict[str, list[ParameterFacts]] = {}
+        for facts in run.parameters:
+            if facts.trainable and facts.name in run.trace.blocks:
+                by_module.setdefault(facts.module or facts.name, []).append(facts)
+        return {
+            module: sorted(found, key=lambda f: -f.size)
+            for module, found in by_module.items()
+            if all(f.name in silent for f in found) and any(len(f.shape) >= 2 for f in found)
+        }
+
+    def _module(
+        self, module: str, facts: list[ParameterFacts], run: TrainingRun, tried: Dependence | None, passes: Passes | None
+    ) -> Finding | None:
+        name = facts[0].name
+        column = run.trace.gradient[:, run.trace.blocks.index(name)]
+        none = bool(np.isnan(column).all())
+        change = tried.changes.get(name) if tried is not None else None
+        cut = module in run.cut or (change is not None and change > self.change)
+        held = any(f.group is not None for f in facts)
+        called = passes is None or any(m.path == module for m in passes.start.modules) or name in passes.start.order
+        severe = cut and held and run.objective == "supervised"
+        if not none and change is None and not cut:
+            return None
+        where = f"module {module} ({facts[0].owner})" if facts[0].owner else f"block {name}"
+        if cut:
+            message = f"{module}: the loss depends on it, but no gradient reaches it in {len(column)} steps"
+            likely = "detach(), .data, no_grad, .item(), a numpy round trip, or an operation without derivative (argmax, round) after it"
+        elif not called:
+            message, likely = f"{module}: never called in this loss", "a branch that this loss does not use"
+        else:
+            message, likely = f"{module}: called, but the loss does not depend on it", "an output that this loss does not use"
+        return self.finding(
+            message, severity="error" if severe else "warning", module=module, location=name, count=len(facts), total=len(facts),
+            observed=change, limit=self.change, step=len(column), pattern="cut" if cut else "unused",
+            evidence=(
+                f"{where}: gradient {'None' if none else 'exactly 0'} at all {len(column)} steps"
+                + (f"; moving {name} by a tenth changes the loss by {change:.2g} of itself" if change is not None else "")
+                + ("" if held else "; no optimizer holds it")
+            ),
+            likely=likely, hint="remove what cuts the graph; or set requires_grad=False where it is meant",
+        )
+
+    def _optimizer(self, run: TrainingRun, silent: dict[str, str], consequence: Progress) -> list[Finding]:
+        """What is wrong with the pairing of model and optimizer."""
+        held = [p for p in run.parameters if p.group is not None]
+        missing = [p for p in run.parameters if p.trainable and p.group is None and p.name not in silent and p.name in run.trace.blocks]
+        trainable = [p for p in run.parameters if p.trainable]
+        foreign, total = run.optimizer.foreign, run.optimizer.foreign + run.optimizer.owned
+        if not run.optimizer.name:
+            return []
+        names = ", ".join(p.name for p in missing[:4]) + (", ..." if len(missing) > 4 else "")
+        if trainable and run.trace.steps and all(p.name in silent and silent[p.name] == "none" for p in trainable):
+            return [self._wrong("the loss has no graph: no parameter gets a gradient", "loss computed under no_grad, from .item() or .data", "return a loss that autograd can follow")]
+        if foreign and not held:
+            return [self._wrong(f"the optimizer holds {foreign} tensors of another model, none of this one", "the optimizer was made before the model was copied, moved or replaced", "make the optimizer from model.parameters() of the model that is trained", foreign, total)]
+        if foreign and missing:
+            return [self._wrong(f"the optimizer holds {foreign} tensors of another model; {names} of this one are missing from it", "a part of the model was replaced after the optimizer was made", "make the optimizer after the last change of the model", foreign, total)]
+        if held and not any(p.trainable for p in held):
+            return [self._wrong(f"all {len(held)} parameters in the optimizer are frozen: nothing can change", "requires_grad=False on what the optimizer holds", "unfreeze them, or give the optimizer the parameters that should train", len(held), len(held))]
+        rates = [lr for s in run.trace.steps for lr in s.lr]
+        if rates and sum(lr == 0 for lr in rates) > 0.5 * len(rates):
+            return [self._wrong(f"the learning rate is 0 on {sum(lr == 0 for lr in rates)} of {len(rates)} steps", "a schedule stepped too often, or a rate of 0", "step the scheduler once per epoch or per step, as its horizon was counted")]
+        if missing:
+            failed = consequence.verdict == "fails"
+            return [
+                self.finding(
+                    f"{len(missing)} trainable parameters get a gradient but are in no optimizer: {names}",
+                    severity="error" if failed else "warning", count=len(missing), total=len(trainable), pattern="not in the optimizer",
+                    module=missing[0].module, location=missing[0].name, evidence=consequence.text, likely="parameters left out of the optimizer",
+                    hint="give them to the optimizer, or set requires_grad=False where they are meant to stay",
+                )
+            ]
+        return []
+
+    def _wrong(self, message: str, likely: str, hint: str, count: int | None = None, total: int | None = None) -> Finding:
+        return self.finding(message, count=count, total=total, likely=likely, hint=hint, pattern="optimizer")
+
+
+def merge_nested(findings: list[Finding]) -> list[Finding]:
+    """Many modules behind one cut are one finding: the last of them, with the others counted."""
+    cuts = [f for f in findings if f.pattern == "cut" and f.severity == "error"]
+    if len(cuts) < 2:
+        return findings
+    from dataclasses import replace
+
+    last = cuts[-1]
+    others = ", ".join(f.module for f in cuts[:-1][:6])
+    merged = replace(last, count=len(cuts), total=len(cuts), evidence=f"{last.evidence}; the same holds for {others}")
+    return [f for f in findings if f not in cuts] + [merged]
