@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -56,7 +57,7 @@ class Checks:
         model = args[0] if args else kwargs.get("model")
         config, kwargs = self._settings("watch", kwargs)
         inner = self._function("watch")(*args, **kwargs)
-        return Watching(inner, lambda report: self._judge(report, config, model))
+        return Watching(inner, partial(self._judge, config=config, model=model))
 
     def _check(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Report:
         __tracebackhide__ = True

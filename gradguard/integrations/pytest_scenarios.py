@@ -246,7 +246,7 @@ class Broken(pytest.Item):
 
 def evidence(excinfo: pytest.ExceptionInfo[BaseException]) -> Any:
     """The exception's own text as a failure's representation, its first line for the short summary."""
-    shown = excinfo.getrepr(style="value")
+    shown = excinfo.getrepr(style="value", chain=False)
     text = str(excinfo.value)
     crash, trace = getattr(shown, "reprcrash", None), getattr(shown, "reprtraceback", None)
     if crash is None or not hasattr(trace, "reprentries"):

@@ -29,6 +29,7 @@ __all__ = ["Work", "divided_threads", "finish", "merged", "shared_folder", "work
 
 WORK = pytest.StashKey["Work"]()
 FOLDER = pytest.StashKey[str]()
+WORST = ("failed", "inconclusive", "passed", "skipped")
 OPTIONS = ("select", "ignore", "seed", "strict", "profile", "baseline")
 
 
@@ -60,7 +61,10 @@ class Work:
             "findings": [plain(finding.row()) for finding in report.findings],
             "used": [[one.rule, one.block, one.reason] for one in used],
         }
-        item.stash.setdefault(PAYLOAD, []).append(payload)
+        parts = item.stash.setdefault(PAYLOAD, [])
+        # A property-based test checks hundreds of times: what says the same as the call before adds nothing.
+        if not parts or _said(parts[-1]) != _said(payload):
+            parts.append(payload)
 
     def keep_tables(self, report: Report) -> None:
         """Keep the bulk of a report for the output file; nothing is written where no file was asked for."""
@@ -69,6 +73,11 @@ class Work:
         folder = getattr(self.config, "workerinput", {}).get("gradguard_folder") or shared_folder(self.config)
         data = Report((), (), report.rows).to_dict()
         (Path(folder) / f"{uuid.uuid4().hex}.json").write_text(json.dumps(data), encoding="utf-8")
+
+
+def _said(payload: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    checks = [(check["scenario"], check["code"], check["status"]) for check in payload["checks"]]
+    return [*checks, *((finding["fingerprint"],) for finding in payload["findings"])]
 
 
 def work_of(config: pytest.Config) -> Work:
@@ -91,20 +100,28 @@ def work_of(config: pytest.Config) -> Work:
 
 
 def merged(payloads: Sequence[str]) -> tuple[Report, list[Ignore]]:
-    """The report of a whole run from what came with its tests' reports; the last word on each check counts."""
+    """The report of a whole run from what came with its tests' reports.
+
+    Within a test that checks several times, the worst outcome of a rule counts, and each place once; of a test that was run
+    several times, the last run counts.
+    """
     checks: dict[tuple[str, str], dict[str, Any]] = {}
-    findings: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    findings: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
     used: list[Ignore] = []
     for text in payloads:
+        met: set[tuple[str, str]] = set()
         for part in json.loads(text):
             for check in part["checks"]:
                 key = (check["scenario"], check["code"])
-                checks[key] = check
-                findings[key] = []
+                if key not in met:
+                    findings[key] = {}
+                if key not in met or WORST.index(check["status"]) < WORST.index(checks[key]["status"]):
+                    checks[key] = check
+                met.add(key)
             for finding in part["findings"]:
-                findings.setdefault((finding["scenario"], finding["code"]), []).append(finding)
+                findings.setdefault((finding["scenario"], finding["code"]), {})[finding["fingerprint"]] = finding
             used.extend(Ignore(*one) for one in part["used"])
-    rows = [row for several in findings.values() for row in several]
+    rows = [row for several in findings.values() for row in several.values()]
     report = report_from_dict({"tables": {"checks": list(checks.values()), "findings": rows}})
     return Report(_ordered(report.findings), report.checks), used
 
