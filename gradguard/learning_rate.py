@@ -42,7 +42,7 @@ def learning_rate_problem(
         UsageError: there is no optimizer, the model cannot be trained, or there is nothing to train on.
     """
     if not isinstance(steps, int) or isinstance(steps, bool) or steps < 8:
-        raise UsageError(f"steps takes a whole number of at least 8, got {steps!r}", todo="short runs need some steps to be judged")
+        raise UsageError(f"steps takes a whole number of at least 8, got {steps!r}", todo="steps=50")
     settings = Settings(seed=seed, steps=steps)
     return adapt_rates(scenario, settings, schedule=schedule, clip=clip), settings
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812  (the name that every torch program gives it)
 from sklearn.datasets import load_diabetes, load_digits, make_friedman1
 from torch import nn
 
@@ -67,7 +68,7 @@ def regress(model: nn.Module, batch: Batch) -> torch.Tensor:
 def mlp(widths: list[int], activation: type[nn.Module], norm: Callable[[int], nn.Module] | None = None) -> nn.Sequential:
     """Linear (norm) activation, and a linear head."""
     layers: list[nn.Module] = []
-    for a, b in zip(widths[:-2], widths[1:-1], strict=True):
+    for a, b in itertools.pairwise(widths[:-1]):
         layers += [nn.Linear(a, b), *([norm(b)] if norm else []), activation()]
     return nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]))
 

@@ -120,8 +120,9 @@ def main() -> None:
             seen.append(good)
             verdicts.append("right" if good else f"**{check.status}**")
         print(
-            f"| {net.name} | {name} | {truth:.3g} | {row['training_limit']:.3g} | {row['training_low']:.3g} | {row['training_high']:.3g} "
-            f"| {ratio:.2f} | {' | '.join(verdicts)} | {time.perf_counter() - begun:.0f} |", flush=True,
+            f"| {net.name} | {name} | {truth:.3g} | {row['training_limit']:.3g} | {row['training_low']:.3g} "
+            f"| {row['training_high']:.3g} | {ratio:.2f} | {' | '.join(verdicts)} | {time.perf_counter() - begun:.0f} |",
+            flush=True,
         )
     within = sum(0.5 <= r <= 2 for r in ratios)
     print(f"\ntraining limit within a factor of 2: {within} of {len(ratios)}")

@@ -83,6 +83,10 @@ class CurvedPoint(Protocol):
         """The norm of the batch's gradient over all entries that the optimizer moves."""
         ...
 
+    def settle(self) -> None:
+        """Take an adaptive optimizer's preconditioner as it will be after the next two steps of the quadratic model."""
+        ...
+
     def response(self) -> Response:
         """What the optimizer's next step on this batch does to the quadratic model of its loss."""
         ...

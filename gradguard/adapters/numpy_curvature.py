@@ -101,6 +101,9 @@ class NumpyCurvature:
         """``gg.SGD`` is known."""
         return None
 
+    def settle(self) -> None:
+        """``gg.SGD`` has no preconditioner."""
+
     def response(self) -> Response:
         """What the next step of ``gg.SGD`` does to the quadratic model of this batch's loss."""
         gradient = self._gradient()

@@ -41,7 +41,7 @@ class TorchCurvature:
         self.groups = tuple(_rate_group(optimizer, index) for index in range(len(optimizer.param_groups)))
         self._random = RandomState()
         self._graph: tuple[list[torch.Tensor], list[torch.Tensor | None]] | None = None
-        self._root, self._decays, self._sign = self._metric()
+        self._root, self._decays, self._sign = self._metric(self.optimizer)
         if not double:
             self.use_differences("asked for")
 
@@ -141,26 +141,45 @@ class TorchCurvature:
 
     def _step(self, gradient: Vector) -> Vector:
         """The change of the parameters in the next step, taken by a copy of the optimizer and of its parameters."""
-        clone = copy.deepcopy(self.optimizer)
-        parameters = [p for group in clone.param_groups for p in group["params"] if p.requires_grad]
+        return self._advance(copy.deepcopy(self.optimizer), gradient)
+
+    def _advance(self, optimizer: torch.optim.Optimizer, gradient: Vector) -> Vector:
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
         before = [p.detach().clone() for p in parameters]
         for parameter, piece in zip(parameters, self._split(gradient), strict=True):
             parameter.grad = piece.to(parameter)
-        clone.step()
+        optimizer.step()
         return self._join([p.detach() - b for p, b in zip(parameters, before, strict=True)])
 
-    def _metric(self) -> tuple[Vector, Vector, float]:
-        """The root of D, the coupled decay of every entry, and -1 where the optimizer maximises."""
+    def settle(self) -> None:
+        """Take the preconditioner as it will be after the next two steps of the quadratic model.
+
+        A short warm start leaves entries whose second moment is tiny by chance; the first step elsewhere changes their
+        gradients by far more than that, and the optimizer then divides by what it has seen.
+        """
+        gradient = self._gradient()
+        clone = copy.deepcopy(self.optimizer)
+        moved = self._advance(clone, gradient)
+        self._advance(clone, gradient + self._hessian(moved))
+        self._root, self._decays, self._sign = self._metric(clone)
+
+    def _metric(self, optimizer: torch.optim.Optimizer) -> tuple[Vector, Vector, float]:
+        """The root of D, the coupled decay of every entry, and -1 where the optimizer maximises.
+
+        An entry whose denominator is at most eps has never had a gradient: it does not move.
+        """
         roots, decays = [], []
-        for group, facts in zip(self.optimizer.param_groups, self.groups, strict=True):
+        for group, facts in zip(optimizer.param_groups, self.groups, strict=True):
             for parameter in group["params"]:
                 if not parameter.requires_grad:
                     continue
-                scale = denominator(self.optimizer, group, self.optimizer.state.get(parameter, {})) if facts.rule else 1.0
+                scale = denominator(optimizer, group, optimizer.state.get(parameter, {})) if facts.rule else 1.0
                 root = torch.full_like(parameter, facts.unit, dtype=_work(parameter)) / scale
+                if isinstance(scale, torch.Tensor) and "eps" in group:
+                    root[scale <= 1.0001 * group["eps"]] = 0.0
                 roots.append(root.clamp_(0, torch.finfo(root.dtype).max).sqrt_())
-                decays.append(torch.full_like(root, coupled_decay(self.optimizer, group)))
-        sign = -1.0 if any(group.get("maximize") for group in self.optimizer.param_groups) else 1.0
+                decays.append(torch.full_like(root, coupled_decay(optimizer, group)))
+        sign = -1.0 if any(group.get("maximize") for group in optimizer.param_groups) else 1.0
         return self._join(roots), self._join(decays), sign
 
     def _hessian(self, vector: Vector) -> Vector:

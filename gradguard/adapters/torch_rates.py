@@ -144,7 +144,8 @@ def _assumed(optimizer: Any, steps: int) -> tuple[tuple[float, ...], str]:
     if not groups or not all(group["lr"] == 0 and group.get("initial_lr", 0) > 0 for group in groups):
         return (), ""
     ramp = max(1, steps // 2)
-    return tuple((step + 1) / ramp for step in range(ramp)), f"a scheduler starts at 0: taken as linear warm-up over {ramp} steps"
+    source = f"a scheduler starts at 0: taken as linear warm-up over {ramp} steps"
+    return tuple((step + 1) / ramp for step in range(ramp)), source
 
 
 def _scheduler_factors(schedule: Any) -> tuple[float, ...]:

@@ -74,6 +74,8 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
     points: list[CurvedPoint] = []
     for batch in range(min(problem.plan.curvature_batches, problem.training.batch_count)):
         point = problem.point(batch=batch, warm_steps=warm, rate_scale=scale, seed=settings.seed)
+        if warm:
+            point.settle()
         found.append(spectrum_of(point, settings))
         points.append(point)
         if math.isnan(found[0].largest.value):

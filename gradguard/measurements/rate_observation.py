@@ -22,6 +22,8 @@ RUNS = 10
 """At most this many short runs."""
 REACH = 1e4
 """How far above the user's rate is looked."""
+CLOSER = 2
+"""Runs near the limit are this many times as long: there a run needs time to recover, or to diverge."""
 LONGER = 4
 """A divergence that is finite is confirmed by a run of this many times the length."""
 
@@ -128,8 +130,10 @@ def as_run(trace: Trace, factor: float, lr: float, seed: int, before: Mapping[in
     moved = trace.movement[np.isfinite(trace.movement)] if trace.movement is not None else np.zeros(0)
     ratios = [s.update_ratio for s in steps if math.isfinite(s.update_ratio)]
     return RateRun(
-        factor=factor, lr=lr, seed=seed, losses=tuple(s.loss for s in steps), before=tuple(before[s.batch] for s in steps),
-        after=tuple(s.loss_after for s in steps if s.loss_after is not None), stopped=trace.stopped, update_ratio=float(np.median(ratios)) if ratios else math.nan,
+        factor=factor, lr=lr, seed=seed, losses=tuple(s.loss for s in steps),
+        before=tuple(before[s.batch] for s in steps),
+        after=tuple(s.loss_after for s in steps if s.loss_after is not None),
+        stopped=trace.stopped, update_ratio=float(np.median(ratios)) if ratios else math.nan,
         movement=float(np.median(moved)) if moved.size else math.nan,
         gradient_first=steps[0].grad_norm if steps else math.nan, gradient_last=steps[-1].grad_norm if steps else math.nan,
         batch=trace.steps[0].batch if trace.steps else 0,
@@ -173,15 +177,15 @@ class _Search:
                 self.run(factor)
         self.bracket()
         while self.low > 0 and self.high < math.inf and self.high / self.low > 2.0 and len(self.runs) < RUNS - 2:
-            self.run(math.sqrt(self.low * self.high))
+            self.run(math.sqrt(self.low * self.high), steps=CLOSER * self.steps)
             self.bracket()
         self.widen()
 
-    def run(self, factor: float, order: int = 0) -> None:
+    def run(self, factor: float, order: int = 0, steps: int = 0) -> None:
         """Make a run, once."""
         if (factor, order) not in self.runs and len(self.runs) < RUNS:
             self.runs[factor, order] = observed(
-                self.problem, factor, self.steps, self.settings.seed, order, self.before
+                self.problem, factor, steps or self.steps, self.settings.seed, order, self.before
             )
 
     def holds(self, factor: float, order: int = 0) -> bool:
@@ -200,8 +204,8 @@ class _Search:
         """Both ends again in another order of batches: where they disagree, the interval is wider."""
         low, high = self.low, self.high
         if low > 0 and high < math.inf:
-            self.run(low, order=1)
-            self.run(high, order=1)
+            self.run(low, order=1, steps=CLOSER * self.steps)
+            self.run(high, order=1, steps=CLOSER * self.steps)
             tried = sorted({factor for factor, order in self.runs if order == 0})
             if (low, 1) in self.runs and not self.holds(low, 1):
                 self.low = max((f for f in tried if f < low), default=low / 10.0)

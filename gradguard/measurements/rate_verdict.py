@@ -97,7 +97,7 @@ class RateLimits:
 
     worse: float = 0.05
     rise: float = 0.5
-    recovered: float = 0.75
+    recovered: float = 0.5
     reached: float = 0.1
     overshoot: float = 0.1
 

@@ -100,16 +100,18 @@ class DivergingLearningRate(Rule):
         return self.outcome(self._at_the_edge(observed, evidence), margin=margin)
 
     def _diverged(self, observed: RateObservation, evidence: Evidence, reason: str) -> Finding:
-        held = observed.low * observed.unit
         where = interval(observed)
-        lower = [run for run in observed.runs if run.factor <= observed.low]
-        if held > 0 and any(run.worst_case >= 0 for run in lower):
+        lower = [run for run in observed.runs if run.factor <= observed.low and run.factor < 1.0]
+        if any(run.worst_case >= 0 for run in lower):
+            held = max(run.lr for run in lower)
             message = f"{observed.optimizer} at lr {observed.unit:.4g} diverges: {reason}; lr {held:.2g} holds"
             hint = f"lr={held:.2g}, a warm-up to it, or clipping; {where}"
             likely = "the learning rate is too high for this model, its initialisation or the scale of its data"
         else:
             lowest = min(run.lr for run in observed.runs)
-            message = f"{observed.optimizer} at lr {observed.unit:.4g} diverges: {reason}; no rate down to {lowest:.2g} lowers the loss"
+            message = (
+                f"{observed.optimizer} at lr {observed.unit:.4g} diverges: {reason}; no rate down to {lowest:.2g} lowers the loss"
+            )
             hint = "look at the other findings first; a lower rate does not help"
             likely = "not the rate: the sign of the loss or gradient (ascent), a loss that is not finite, or unscaled data"
         return self.finding(
@@ -133,7 +135,8 @@ class DivergingLearningRate(Rule):
         if step >= observed.steps and factor > 1.0:
             findings.append(
                 self.finding(
-                    f"the schedule's largest rate, {factor * observed.unit:.4g} at step {step}, was not reached in {observed.steps} steps",
+                    f"the schedule's largest rate, {factor * observed.unit:.4g} at step {step}, was not reached in "
+                    f"{observed.steps} steps",
                     severity="info", observed=factor * observed.unit, hint=f"steps={step + observed.steps // 2} observes it",
                 )
             )

@@ -84,8 +84,8 @@ class StalledTraining(Rule):
         steps = len(run.losses) if longer is None else len(longer.run.losses)
         findings.append(
             self.finding(
-                f"at lr {observed.unit:.4g} the loss falls by {max(shown, 0.0):.2g} in {steps} steps; {larger.factor:.3g} times that "
-                f"rate holds and gains {larger.gain:.2g} in {len(larger.losses)}",
+                f"at lr {observed.unit:.4g} the loss falls by {max(shown, 0.0):.2g} in {steps} steps; {larger.factor:.3g} times "
+                f"that rate holds and gains {larger.gain:.2g} in {len(larger.losses)}",
                 severity="error" if failed else "info", observed=observed.unit, limit=larger.lr,
                 evidence=f"median update / weight {run.update_ratio:.1g} per step, against {larger.update_ratio:.1g}",
                 likely="the learning rate is far below what this model could take",
