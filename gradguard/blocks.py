@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Block", "Entries", "Tangent", "draw", "entry_name", "matching", "nearest", "select_blocks"]
+__all__ = ["Block", "Entries", "Tangent", "Window", "draw", "entry_name", "matching", "nearest", "select_blocks", "window_slices"]
 
 SIGNIFICANT = 64
 """Magnitudes are m / 64 with 32 <= m < 96: 7 significant bits, so that x + t u adds almost no representation error."""
@@ -58,18 +58,30 @@ class Entries:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Window:
+    """Part of a block: the indices from ``start`` up to ``stop`` along one axis."""
+
+    axis: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tangent:
     """A direction u in the space of all blocks.
 
     Either ``scales`` (block index -> scale; the block's entries are random signs times magnitudes in [0.5, 1.5) times
     the scale, drawn from ``seed``), or ``entries`` (sparse), or both. ``relative`` multiplies each entry by
     ``|x| / rms(x)``, floored at ``1e-3``: for functions such as log and sqrt near 0, whose scale differs by entry.
+    ``windows`` restricts a block's random part to where all of its windows meet; the entries there stay the same, so that
+    the slopes along the parts of a tangent add up to its own.
     """
 
     seed: int = 0
     scales: Mapping[int, float] = field(default_factory=dict)
     entries: tuple[Entries, ...] = ()
     relative: bool = False
+    windows: Mapping[int, tuple[Window, ...]] = field(default_factory=dict)
 
     @property
     def blocks(self) -> frozenset[int]:
@@ -90,6 +102,15 @@ def draw(seed: int, block: int, size: int) -> NDArray[np.int8]:
     raw = np.frombuffer(generator.bytes(size), dtype=np.uint8)
     magnitude = (raw & 63).astype(np.int8) + np.int8(32)
     return np.where(raw & 64, -magnitude, magnitude)
+
+
+def window_slices(windows: Iterable[Window], dimensions: int) -> tuple[slice, ...]:
+    """The index that selects where all windows meet, for a block with that many axes."""
+    low, high = [0] * dimensions, [2**62] * dimensions
+    for window in windows:
+        low[window.axis] = max(low[window.axis], window.start)
+        high[window.axis] = min(high[window.axis], window.stop)
+    return tuple(slice(a, b) for a, b in zip(low, high, strict=True))
 
 
 def entry_name(name: str, shape: Sequence[int], index: int) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BlockFacts",
+    "Comparable",
     "Counts",
     "Cut",
     "Cuttable",
@@ -27,6 +28,8 @@ __all__ = [
     "Entrywise",
     "Identity",
     "Modular",
+    "Nodal",
+    "Node",
     "Outside",
     "Problem",
     "Settings",
@@ -95,6 +98,20 @@ class Cut:
     count: int = 1
 
 
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """One call of a custom autograd function: its class, the innermost module that called it, and where.
+
+    ``origins``: for each of its differentiable arguments the block that the argument is made from, and from nothing else;
+    empty where it is an activation.
+    """
+
+    name: str
+    module: str
+    location: str
+    origins: tuple[str, ...] = ()
+
+
 @runtime_checkable
 class Problem(Protocol):
     """What every adapter knows of the user's model."""
@@ -153,6 +170,36 @@ class Differentiable(Problem, Protocol):
 
 
 @runtime_checkable
+class Comparable(Protocol):
+    """Gradients that can be compared with what common mistakes would have made of the right one."""
+
+    def values_by_slice(self, tangent: Tangent, steps: NDArray[np.float64], axis: int) -> NDArray[np.float64] | None:
+        """phi(t) - phi(0) split by the outputs' index along an axis, (S, extent); None where there is no such axis."""
+        ...
+
+    def variants(self, block: int, tangent: Tangent) -> dict[str, float]:
+        """<g', u> for gradients g' that are a common mistake away from the analytical one, by name."""
+        ...
+
+    def row_shares(self, block: int, tangent: Tangent, row: int) -> NDArray[np.float64]:
+        """<g_j, u_row> for every row j of the block's gradient, shape (rows,)."""
+        ...
+
+
+@runtime_checkable
+class Nodal(Protocol):
+    """A graph with custom autograd functions, each of which can be checked alone on its recorded input."""
+
+    def nodes(self) -> tuple[Node, ...]:
+        """The custom functions that one pass calls, in order."""
+        ...
+
+    def node_problem(self, index: int) -> Differentiable | None:
+        """One of them alone: its tensor arguments are the blocks. None where it cannot be called alone."""
+        ...
+
+
+@runtime_checkable
 class Cuttable(Protocol):
     """A function in which values can leave the graph (``detach``, ``no_grad``, ``item``)."""
 
@@ -183,8 +230,12 @@ class Entrywise(Protocol):
 class Modular(Protocol):
     """A model made of modules, each of which can be checked alone on its recorded input and a fresh cotangent."""
 
-    def module_names(self) -> tuple[str, ...]:
-        """The paths of the modules that were called, outermost first."""
+    def calls(self) -> dict[str, str | None]:
+        """The paths of the modules that one pass calls, in order, each with that of the module that called it."""
+        ...
+
+    def module_class(self, path: str) -> str:
+        """The name of a module's class."""
         ...
 
     def expect(self, paths: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ from gradguard.adapters.numpy_call import Call, differentiable
 from gradguard.adapters.numpy_gradient import Input, Matched, check_gradient, match_gradient
 from gradguard.adapters.numpy_phi import UNIT, Phi, Points
 from gradguard.adapters.numpy_random import RandomStates
-from gradguard.blocks import Block, Tangent, draw, select_blocks
+from gradguard.blocks import Block, Tangent, draw, select_blocks, window_slices
 from gradguard.errors import UsageError
 from gradguard.scenarios import Scenario
 
@@ -228,6 +228,30 @@ class NumpyProblem:
         found, path, reason = self.phi.differences(points(), budget)
         return found.reshape(-1, 2), path, reason
 
+    def values_by_slice(self, tangent: Tangent, steps: NDArray[np.float64], axis: int) -> NDArray[np.float64] | None:
+        """None: a NumPy function's outputs are summed where they are made."""
+        return None
+
+    def variants(self, block: int, tangent: Tangent) -> dict[str, float]:
+        """<g', u> for gradients g' that are a common mistake away from g: transposed, rows moved, and the like."""
+        g, u = self.gradients[block], self._directions(tangent).get(block)
+        if g is None or u is None or np.iscomplexobj(g) or g.ndim < 1:
+            return {}
+        found = {"rows reversed": g[::-1], "rows moved by one": np.roll(g, 1, 0), "rows moved back by one": np.roll(g, -1, 0)}
+        if g.ndim >= 2:
+            found["transposed"] = np.swapaxes(g.reshape(*g.shape[:-2], g.shape[-1], g.shape[-2]), -1, -2)
+            found["columns reversed"] = g[..., ::-1]
+            found["columns moved by one"] = np.roll(g, 1, -1)
+            found["columns moved back by one"] = np.roll(g, -1, -1)
+        return {name: float(np.sum(other * u)) for name, other in found.items()}
+
+    def row_shares(self, block: int, tangent: Tangent, row: int) -> NDArray[np.float64]:
+        """<g_j, u_row> for every row j of a block's gradient, shape (rows,)."""
+        g, u = self.gradients[block], self._directions(tangent).get(block)
+        if g is None or u is None or np.iscomplexobj(g) or g.ndim < 1:
+            return np.zeros(0)
+        return np.asarray(g.reshape(g.shape[0], -1) @ u[row].reshape(-1), dtype=np.float64)
+
     def complex_slopes(self, tangents: Sequence[Tangent]) -> NDArray[np.float64] | None:
         """Im phi(x + i h u) / h with h = 1e-30, shape (K,): free of cancellation; None where it does not hold.
 
@@ -281,6 +305,11 @@ class NumpyProblem:
         x, result = self._x(), {}
         for block, scale in tangent.scales.items():
             result[block] = _direction(x[block], tangent.seed, block, scale, tangent.relative)
+            if block in tangent.windows:
+                inside = window_slices(tangent.windows[block], np.ndim(x[block]))
+                part = np.zeros_like(result[block])
+                part[inside] = result[block][inside]
+                result[block] = part
         for chosen in tangent.entries:
             still = np.zeros(np.shape(x[chosen.block]), dtype=np.asarray(x[chosen.block]).dtype)
             u = result.setdefault(chosen.block, still)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gradguard.adapters.base import Cut
+from gradguard.adapters.base import Cut, Node
 from gradguard.adapters.nesting import flatten, rebuild
 from gradguard.adapters.torch_detach import CutMode, Moment, as_cuts, changed, holding
 from gradguard.adapters.torch_entrywise import Batching, entry_differences
 from gradguard.adapters.torch_leaves import differentiable, dtype_name, parameter_places
+from gradguard.adapters.torch_nodes import NodeCall, record_nodes
 from gradguard.adapters.torch_problem import TorchProblem
 from gradguard.blocks import Block, Tangent
 from gradguard.errors import UsageError
@@ -39,6 +40,7 @@ class TorchModuleProblem(TorchProblem):
         self.roots = list(modules)
         self._batching: Batching | None = None
         self._leaf_modules = 0
+        self._nodes: list[NodeCall] = []
         self._recorded: dict[str, Called] = {}
         self.children: dict[str, torch.nn.Module] = {}
         for label, root in self.roots:
@@ -58,14 +60,79 @@ class TorchModuleProblem(TorchProblem):
 
     # -- Modular --------------------------------------------------------------------------------------------------
 
-    def module_names(self) -> tuple[str, ...]:
-        """The paths of all modules, outermost first."""
-        return tuple(self.children)
+    def calls(self) -> dict[str, str | None]:
+        """The modules that one pass calls, in order of their first call, each with the module that called it."""
+        paths = {id(module): path for path, module in self.children.items()}
+        stack: list[str] = []
+        found: dict[str, str | None] = {}
 
-    def module_class(self, path: str) -> type[torch.nn.Module] | None:
-        """The class of the module at a path."""
+        def enter(module: torch.nn.Module, args: Any) -> None:
+            path = paths.get(id(module))
+            if path is not None:
+                found.setdefault(path, stack[-1] if stack else None)
+                stack.append(path)
+
+        def leave(module: torch.nn.Module, args: Any, output: Any) -> None:
+            if id(module) in paths and stack:
+                stack.pop()
+
+        with self._hooked(self.children, enter, leave):
+            self.session.call(self.call, self.habits, grad=True)
+        self.counts.forwards += self.share
+        return found
+
+    @contextmanager
+    def _hooked(self, paths: Iterable[str], enter: Callable[..., None], leave: Callable[..., None] | None = None) -> Iterator[None]:
+        """The point, with forward hooks on some modules; none of them is left behind."""
+        hooks = []
+        self._place(None, 0.0)
+        try:
+            for path in paths:
+                module = self.children[path]
+                hooks.append(module.register_forward_pre_hook(enter))
+                if leave is not None:
+                    hooks.append(module.register_forward_hook(leave, always_call=True))
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+            self.session.reset(self.habits)
+
+    def module_class(self, path: str) -> str:
+        """The name of a module's class."""
         module = self.children.get(path)
-        return type(module) if module is not None else None
+        return type(module).__name__ if module is not None else ""
+
+    # -- Nodal ----------------------------------------------------------------------------------------------------
+
+    def nodes(self) -> tuple[Node, ...]:
+        """The custom autograd functions that one pass calls."""
+        self._nodes = record_nodes(self)
+        return tuple(node.facts for node in self._nodes)
+
+    def node_problem(self, index: int) -> TorchModuleProblem | None:
+        """One of them alone, on its recorded arguments."""
+        node = self._nodes[index]
+        blocks, leaves = [], []
+        for position, argument in enumerate(node.args):
+            if isinstance(argument, torch.Tensor) and argument.requires_grad:
+                label = f"{node.facts.name} argument {position}"
+                blocks.append(Block(name=label, shape=tuple(argument.shape), dtype=dtype_name(argument.dtype), kind="input"))
+                leaves.append(argument)
+
+        def call() -> Any:
+            return node.function.apply(*[a.view_as(a) if isinstance(a, torch.Tensor) and a.requires_grad else a for a in node.args])
+
+        alone = TorchModuleProblem(
+            call, blocks, leaves, self.session, originals=[leaf.detach().clone() for leaf in leaves], seed=self.seed + 2,
+            path=self.path, where=f"custom function {node.facts.name} alone", counts=self.counts,
+            share=self.share / max(len(self._nodes), 1), habits=self.habits,
+        )
+        try:
+            alone.first_pass()
+        except Exception:  # a function that only works within the whole: no verdict of its own
+            return None
+        return alone
 
     def record(self, paths: Sequence[str]) -> dict[str, Called]:
         """The first call of each of some modules in one forward pass at the point."""

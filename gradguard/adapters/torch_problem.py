@@ -15,7 +15,7 @@ from gradguard.adapters.base import BlockFacts, Counts, Identity, Outside
 from gradguard.adapters.nesting import flatten
 from gradguard.adapters.torch_leaves import differentiable, graph_leaves
 from gradguard.adapters.torch_session import Habits, Session
-from gradguard.blocks import SIGNIFICANT, Block, Tangent, draw
+from gradguard.blocks import SIGNIFICANT, Block, Tangent, draw, window_slices
 from gradguard.errors import UsageError
 
 __all__ = ["TorchProblem", "real_view"]
@@ -307,6 +307,11 @@ class TorchProblem:
                     pattern *= torch.clamp(size / (self._rms[i] or 1.0), min=1e-3, max=1.0)
             if i in self.frozen:
                 pattern[self.frozen[i]] = 0
+            if i in tangent.windows:
+                inside = window_slices(tangent.windows[i], self.leaves[i].dim())
+                part = torch.zeros_like(pattern)
+                part[inside] = pattern[inside]
+                pattern = part
             result[i] = pattern
         for chosen in tangent.entries:
             target = real_view(self.leaves[chosen.block].data)
@@ -366,6 +371,53 @@ class TorchProblem:
                 result[k, s] = self._value()
         self._place(None, 0.0)
         return result
+
+    def values_by_slice(self, tangent: Tangent, steps: NDArray[np.float64], axis: int) -> NDArray[np.float64] | None:
+        """phi(t) - phi(0) split by the outputs' index along an axis, shape (S, extent); None where there is no such axis."""
+        self._ensure()
+        if any(base.dim() <= axis for base in self._base) or len({base.shape[axis] for base in self._base}) != 1:
+            return None
+        result = np.empty((len(steps), self._base[0].shape[axis]))
+        for s, t in enumerate(steps):
+            self._place(tangent, float(t))
+            result[s] = self._change_by_slice(axis)
+        self._place(None, 0.0)
+        return result
+
+    def _change_by_slice(self, axis: int) -> NDArray[np.float64]:
+        assert self._cotangents is not None
+        total: torch.Tensor | None = None
+        for v, now, base in zip(self._cotangents, self._plain_outputs(), self._base, strict=True):
+            weights = real_view(v).double()
+            change = real_view(now).double() - real_view(base).double()
+            part = torch.where(weights != 0, change, torch.zeros_like(change)) * weights
+            part = part.movedim(axis, 0).reshape(part.shape[axis], -1).sum(dim=1)
+            total = part if total is None else total + part
+        assert total is not None
+        return total.cpu().numpy()
+
+    def variants(self, block: int, tangent: Tangent) -> dict[str, float]:
+        """<g', u> for gradients g' that are a common mistake away from g: transposed, rows moved, and the like."""
+        g, u = self._ensure()[block], self._direction(tangent)[block]
+        if g is None or u is None or g.is_complex() or g.dim() < 1 or g.shape != u.shape:
+            return {}
+        g, u = g.double(), u.double() * (tangent.scales[block] / SIGNIFICANT if u.dtype == torch.int8 else 1.0)
+        found = {"rows reversed": g.flip(0), "rows moved by one": g.roll(1, 0), "rows moved back by one": g.roll(-1, 0)}
+        if g.dim() >= 2:
+            found["transposed"] = g.reshape(*g.shape[:-2], g.shape[-1], g.shape[-2]).transpose(-1, -2)
+            found["columns reversed"] = g.flip(-1)
+            found["columns moved by one"] = g.roll(1, -1)
+            found["columns moved back by one"] = g.roll(-1, -1)
+        return {name: float((other * u).sum()) for name, other in found.items()}
+
+    def row_shares(self, block: int, tangent: Tangent, row: int) -> NDArray[np.float64]:
+        """<g_j, u_row> for every row j of a block's gradient, shape (rows,): which row stands where ``row`` should?"""
+        g, u = self._ensure()[block], self._direction(tangent)[block]
+        if g is None or u is None or g.is_complex() or g.dim() < 1:
+            return np.zeros(0)
+        factor = tangent.scales[block] / SIGNIFICANT if u.dtype == torch.int8 else 1.0
+        flat = g.double().reshape(g.shape[0], -1)
+        return (flat @ (u[row].double().reshape(-1) * factor)).cpu().numpy()
 
     def _value(self) -> float:
         assert self._cotangents is not None

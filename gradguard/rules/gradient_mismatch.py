@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from gradguard.blocks import entry_name
@@ -88,26 +88,26 @@ class GradientMismatch(Rule):
         findings: list[Finding] = []
         for r in wrong:
             place = places.of(r.block.name) if places is not None else None
-            findings.append(self._block(r, place, limit, [w for w in wrong if w is not r]))
+            findings.append(self._block(r, place, limit))
         roots = [f for f, r in zip(findings, wrong, strict=True) if places is None or not places.carried(r.block.name)]
         carried = [f for f in findings if not any(f is root for root in roots)]
         if places is not None:
             roots += [self._module(place) for place in places.inputs]
         if not roots:
             return findings
-        from dataclasses import replace
-
         return roots + [replace(f, caused_by=roots[-1].fingerprint) for f in carried]
 
     def _module(self, place: Place) -> Finding:
         """A module that passes a wrong gradient on to its input while its parameters' gradients are right."""
+        worst = f": {place.entry} is {place.analytical:.6g}, should be {place.numerical:.6g} +- {place.error_bar:.1g}" if place.entry else ""
         return self.finding(
-            f"{place.module or 'the model'}: the gradient that it returns for its input is wrong",
-            block=place.block, module=place.module, location=place.location, observed=place.z, pattern=place.pattern,
+            f"{place.module or 'the model'}: the gradient that it returns for its input is wrong{worst}",
+            block=place.block, module=place.module, count=place.count,
+            location="; ".join(text for text in (place.location, place.extent) if text), observed=place.z, pattern=place.pattern,
             evidence=place.evidence, likely=place.likely, hint="its own backward is wrong, everything after it is right",
         )
 
-    def _block(self, r: BlockResult, place: Place | None, limit: float, others: list[BlockResult]) -> Finding:
+    def _block(self, r: BlockResult, place: Place | None, limit: float) -> Finding:
         name, analytical, numerical, bar = r.block.name, r.analytical, r.numerical, r.error_bar
         if place is not None and place.entry:
             name, analytical, numerical, bar = place.entry, place.analytical, place.numerical, place.error_bar
@@ -119,19 +119,18 @@ class GradientMismatch(Rule):
         where = f"block {r.block.name} {shape}"
         if place is not None and place.extent:
             where += f", {place.extent}"
-        if r.block.module is not None and r.block.kind == "parameter":
+        if place is not None and place.location:
+            where += f"; {place.location}: its own backward is wrong, everything after it is right"
+        elif r.block.module is not None and r.block.kind == "parameter":
             where += f"; module {r.block.module or 'the model itself'} ({r.block.owner})"
-            if place is not None and place.guilty:
-                where += ": its own backward is wrong, everything after it is right"
         order = "" if r.order != r.order else f"; Taylor remainder falls with order {r.order:.2f} (2.00 where the gradient is right)"
         return self.finding(
             f"{name}: analytical {analytical:.6g}, numerical {numerical:.6g} +- {bar:.1g}",
-            block=r.block.name, module=r.block.module or "", location=where, observed=r.z, limit=limit,
+            block=r.block.name, module=(place.module if place is not None and place.guilty else r.block.module) or "", location=where, observed=r.z, limit=limit,
             count=place.count if place is not None else r.count, total=r.block.size,
             pattern=place.pattern if place is not None else "",
             evidence=f"z = {r.z:.2g} (limit {limit:g}){order}",
             likely=place.likely if place is not None else "",
-            hint=f"{len(others)} more blocks differ" if others else "",
         )
 
     def _point(self, entries: list[KinkEntry]) -> Finding:

@@ -1,0 +1,100 @@
+"""Custom autograd functions: which ones a pass calls, with which arguments, from which module and line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from gradguard.adapters.base import Node
+from gradguard.adapters.torch_leaves import differentiable, graph_leaves
+
+if TYPE_CHECKING:
+    from gradguard.adapters.torch_modules import TorchModuleProblem
+
+__all__ = ["NodeCall", "record_nodes"]
+
+MOST = 64
+"""Calls that are kept: arguments take memory."""
+
+
+@dataclass
+class NodeCall:
+    """A call of a custom function, with its own copies of the arguments."""
+
+    function: type[torch.autograd.Function]
+    args: tuple[Any, ...]
+    facts: Node
+
+
+def record_nodes(problem: TorchModuleProblem) -> list[NodeCall]:
+    """The custom functions that one forward pass at the point calls, in order."""
+    paths = {id(module): path for path, module in problem.children.items()}
+    names = {id(leaf): block.name for leaf, block in zip(problem.leaves, problem.blocks, strict=True) if block.kind != "input"}
+    stack: list[str] = []
+    found: list[NodeCall] = []
+
+    def enter(module: torch.nn.Module, args: Any) -> None:
+        stack.append(paths.get(id(module), ""))
+
+    def leave(module: torch.nn.Module, args: Any, output: Any) -> None:
+        if stack:
+            stack.pop()
+
+    def seen(function: type[torch.autograd.Function], args: tuple[Any, ...]) -> None:
+        if len(found) >= MOST or not any(isinstance(a, torch.Tensor) and a.requires_grad for a in args):
+            return
+        origins: list[str] = []
+        copies: list[Any] = []
+        for argument in args:
+            if not isinstance(argument, torch.Tensor):
+                copies.append(argument)
+                continue
+            copy = argument.detach().clone()
+            if argument.requires_grad and differentiable(argument):
+                copy.requires_grad_(True)
+                leaves, _ = graph_leaves([argument])
+                origins.append(names.get(id(leaves[0]), "") if len(leaves) == 1 else "")
+            copies.append(copy)
+        module = next((path for path in reversed(stack) if path), "")
+        facts = Node(name=function.__name__, module=module, location=_caller(), origins=tuple(origins))
+        found.append(NodeCall(function, tuple(copies), facts))
+
+    with problem._hooked(problem.children, enter, leave), _watched(seen):
+        problem.session.call(problem.call, problem.habits, grad=True)
+    problem.counts.forwards += problem.share
+    return found
+
+
+@contextmanager
+def _watched(seen: Any) -> Iterator[None]:
+    """Every ``Function.apply`` of this pass is shown to ``seen`` first; the original is back afterwards."""
+    original = torch.autograd.Function.__dict__["apply"]
+
+    def apply(cls: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
+        if not kwargs:
+            seen(cls, args)
+        return original.__func__(cls, *args, **kwargs)
+
+    torch.autograd.Function.apply = classmethod(apply)  # type: ignore[assignment,method-assign]  # put back below
+    try:
+        yield
+    finally:
+        torch.autograd.Function.apply = original  # type: ignore[method-assign]  # as it was
+
+
+def _caller() -> str:
+    """``file:line`` of the code that called ``apply``."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        path = frame.f_code.co_filename
+        if "/torch/" not in path and "/gradguard/adapters/" not in path:
+            return f"{path}:{frame.f_lineno}"
+        if frame.f_back is None:
+            break
+        frame = frame.f_back
+    return ""
