@@ -7,6 +7,7 @@ in the source and the command that shows it again.
 from __future__ import annotations
 
 import inspect
+import os
 import shlex
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -101,11 +102,12 @@ def renamed(report: Report, name: str) -> Report:
 
 
 def located(report: Report, model: Any, root: Path | None = None) -> Report:
-    """The report with the source line of each guilty module's class added to the location of its findings."""
+    """The report with paths relative to the project, and the line of each guilty module's class where none is given."""
+    base = (root or Path.cwd()).resolve()
     findings = []
     for finding in report.findings:
-        source = "" if ".py:" in finding.location else _source(model, finding, root or Path.cwd())
-        location = "; ".join(text for text in (finding.location, source) if text)
+        source = "" if ".py:" in finding.location else _source(model, finding, base)
+        location = "; ".join(text for text in (finding.location.replace(f"{base}{os.sep}", ""), source) if text)
         findings.append(replace(finding, location=location))
     return Report(findings, report.checks, report.rows, strict=report.strict)
 
@@ -127,8 +129,8 @@ def _source(model: Any, finding: Finding, root: Path) -> str:
             line = inspect.getsourcelines(type(owner))[1]
         except (TypeError, OSError):
             continue
-        if file.is_relative_to(root.resolve()) and "site-packages" not in file.parts:
-            return f"{file.relative_to(root.resolve()).as_posix()}:{max(line, 1)}"
+        if file.is_relative_to(root) and "site-packages" not in file.parts:
+            return f"{file.relative_to(root).as_posix()}:{max(line, 1)}"
     return ""
 
 

@@ -99,6 +99,7 @@ class Run:
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
         self.payloads: list[str] = []
+        self.problem = ""
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -116,14 +117,14 @@ class Run:
             if self.payloads or self.config.getoption("gradguard_output_file"):
                 from gradguard.integrations.pytest_session import finish
 
-                finish(session, self.payloads)
+                self.problem = finish(session, self.payloads)
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """What was found, worst first; nothing where gradguard was not used."""
-        if self.payloads:
+        if self.payloads or self.problem:
             from gradguard.integrations.pytest_summary import summarise
 
-            summarise(terminalreporter, self.config, self.payloads)
+            summarise(terminalreporter, self.config, self.payloads, self.problem)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:

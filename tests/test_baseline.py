@@ -4,12 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.handmade import CAUSED, SCALED, UNSCALED, failed_report
 
 from gradguard.baseline import Accepted, apply_baseline, apply_ignores, entries_of, read_baseline, write_baseline
 from gradguard.errors import UsageError
 from gradguard.report import Report
 from gradguard.scenarios import Ignore
+from tests.handmade import CAUSED, SCALED, UNSCALED, failed_report
 
 
 def test_a_baseline_lets_today_pass(tmp_path: Path) -> None:

@@ -3,11 +3,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from tests.handmade import CHECKS, SCALED, UNSCALED, clean_report, failed_report
 
 from gradguard.comparing import compare, render_comparison
 from gradguard.errors import UsageError
 from gradguard.report import Report
+from tests.handmade import CHECKS, SCALED, UNSCALED, clean_report, failed_report
 
 
 def with_rows(table: str, **columns: object) -> Report:

@@ -5,11 +5,11 @@ import math
 from pathlib import Path
 
 import pytest
-from tests.handmade import failed_report
 
 from gradguard.errors import UsageError
 from gradguard.report import Report
 from gradguard.saved import load_report
+from tests.handmade import failed_report
 
 
 def test_a_saved_report_is_the_same_again(tmp_path: Path) -> None:

@@ -108,7 +108,8 @@ def _nothing_decided(found: Found, report: Report) -> list[UsageError]:
     if not about or any(check.status != "skipped" for check in about):
         return []
     reasons = "; ".join(dict.fromkeys(check.reason for check in about))
-    return [UsageError(f"no selected rule could be applied to {found.address}", where=reasons, todo="select other rules, or give what they need")]
+    todo = "select other rules, or give what they need"
+    return [UsageError(f"no selected rule could be applied to {found.address}", where=reasons, todo=todo)]
 
 
 def _find(targets: Sequence[str], config: Config, root: Path) -> list[Found]:

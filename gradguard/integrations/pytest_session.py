@@ -7,7 +7,6 @@ import os
 import sys
 import tempfile
 import uuid
-import warnings
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -21,6 +20,7 @@ from gradguard.config import Config, load_config
 from gradguard.errors import UsageError
 from gradguard.finding import Finding
 from gradguard.pytest_plugin import PAYLOAD
+from gradguard.rendering.text import count_checks
 from gradguard.report import Report, merge, plain
 from gradguard.saved import report_from_dict
 from gradguard.scenarios import Ignore
@@ -35,10 +35,11 @@ OPTIONS = ("select", "ignore", "seed", "strict", "profile", "baseline")
 
 @dataclass
 class Work:
-    """Settings of a run, read once; ``tables`` are those of the scenarios measured in this process."""
+    """Settings of a run and its baseline, read once; ``note`` is something to tell at the end."""
 
     config: pytest.Config
     accepted: list[Accepted] = field(default_factory=list)
+    note: str = ""
 
     def settings(self, marker: Mapping[str, Any] | None = None, call: Mapping[str, Any] | None = None) -> Config:
         """The settings for one test.
@@ -94,7 +95,8 @@ def work_of(config: pytest.Config) -> Work:
             if path.exists() or settings.strict:
                 work.accepted = read_baseline(path)
             else:
-                warnings.warn(f"gradguard: there is no baseline {path} yet; --gradguard-write-baseline makes it", stacklevel=2)
+                # Not a Python warning: many projects make those errors, and a first run must not fail.
+                work.note = f"warning: there is no baseline {path} yet; --gradguard-write-baseline makes it"
         config.stash[WORK] = work
     return config.stash[WORK]
 
@@ -126,23 +128,40 @@ def merged(payloads: Sequence[str]) -> tuple[Report, list[Ignore]]:
     return Report(_ordered(report.findings), report.checks), used
 
 
-def finish(session: pytest.Session, payloads: Sequence[str]) -> None:
-    """Write the baseline and the output file that were asked for; a file that cannot be written fails the run."""
+def finish(session: pytest.Session, payloads: Sequence[str]) -> str:
+    """Write what was asked for: baseline, output file, properties of JUnit. Returns what went wrong; that fails the run."""
     config = session.config
     if hasattr(config, "workerinput"):
-        return
+        return ""
     report, _ = merged(payloads)
+    _add_properties(config, report)
     try:
-        work = work_of(config)
-        if work.writing:
-            path = _baseline_path(config, work.settings())
-            decided = {(c.scenario, c.code) for c in report.checks if c.status in ("passed", "failed")}
-            before = read_baseline(path) if path.exists() else []
-            write_baseline(path, [*(e for e in before if (e.scenario, e.rule) not in decided), *entries_of(report)])
+        if work_of(config).writing:
+            _write_baseline(config, report)
         _write_output(config, report)
     except UsageError as error:
         session.testsfailed += 1
-        print(f"\ngradguard: {error}", file=sys.stderr)
+        return str(error)
+    return ""
+
+
+def _write_baseline(config: pytest.Config, report: Report) -> None:
+    """Accept what was found; entries of rules that did not run in this session are kept."""
+    path = _baseline_path(config, work_of(config).settings())
+    decided = {(c.scenario, c.code) for c in report.checks if c.status in ("passed", "failed")}
+    before = read_baseline(path) if path.exists() else []
+    write_baseline(path, [*(e for e in before if (e.scenario, e.rule) not in decided), *entries_of(report)])
+
+
+def _add_properties(config: pytest.Config, report: Report) -> None:
+    """Findings as properties of JUnit's test suite; its schema allows them there, and not on a test case."""
+    xml: Any = next((p for p in config.pluginmanager.get_plugins() if hasattr(p, "add_global_property")), None)
+    if xml is None:
+        return
+    xml.add_global_property("gradguard.checks", count_checks(report))
+    for f in report.findings:
+        name = ".".join(part for part in ("gradguard", f.code, f.scenario, f.block or f.module) if part)
+        xml.add_global_property(name, f"{f.severity}: {f.message}")
 
 
 def shared_folder(config: pytest.Config) -> str:

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from gradguard.errors import UsageError
 from gradguard.finding import Finding
-from gradguard.integrations.pytest_session import merged
-from gradguard.rendering.text import plural, shorten, tally
+from gradguard.integrations.pytest_session import merged, work_of
+from gradguard.rendering.text import count_checks, shorten, tally
 from gradguard.report import Report
 
 __all__ = ["summarise", "summary_lines"]
@@ -18,19 +19,32 @@ SHOWN = 12
 MARKUP = {"error": {"red": True}, "warning": {"yellow": True}, "info": {"cyan": True}}
 
 
-def summarise(reporter: Any, config: pytest.Config, payloads: Sequence[str]) -> None:
-    """Write the section; with ``-q`` only where something was found."""
+def summarise(reporter: Any, config: pytest.Config, payloads: Sequence[str], problem: str = "") -> None:
+    """Write the section; with ``-q`` only where something was found. ``problem``: what could not be written."""
     report, _ = merged(payloads)
-    _annotate(reporter, config, report)
-    if config.get_verbosity() < 0 and not report.findings:
+    _show_format(reporter, config, report)
+    note = _note(config)
+    if config.get_verbosity() < 0 and not report.findings and not problem and not note:
         return
     reporter.section("gradguard", sep="=")
+    if problem:
+        reporter.write_line(f"gradguard: {problem}", red=True)
+    if note:
+        reporter.write_line(note, yellow=True)
     lines, more = summary_lines(report, config.get_terminal_writer().fullwidth)
-    reporter.write_line(_counts(report))
+    reporter.write_line(count_checks(report))
     for finding, line in lines:
         reporter.write_line(line, **MARKUP[finding.severity])
     if more:
         reporter.write_line(more)
+
+
+def _note(config: pytest.Config) -> str:
+    try:
+        return work_of(config).note
+    except UsageError:
+        # The tests that needed the settings have failed with this already.
+        return ""
 
 
 def summary_lines(report: Report, width: int) -> tuple[list[tuple[Finding, str]], str]:
@@ -52,14 +66,7 @@ def _line(finding: Finding, width: int) -> str:
     return f"{head}  {shorten(place, room)}{caused}"
 
 
-def _counts(report: Report) -> str:
-    scenarios = len({check.scenario for check in report.checks})
-    counts = {s: sum(c.status == s for c in report.checks) for s in ("passed", "failed", "inconclusive", "skipped")}
-    statuses = ", ".join(f"{n} {status}" for status, n in counts.items() if n)
-    return f"{plural(len(report.checks), 'check')} on {plural(scenarios, 'scenario')}: {statuses}"
-
-
-def _annotate(reporter: Any, config: pytest.Config, report: Report) -> None:
+def _show_format(reporter: Any, config: pytest.Config, report: Report) -> None:
     """Formats that belong on the terminal: GitHub's annotations, or any other that was asked for without a file."""
     name, file = config.getoption("gradguard_output_format"), config.getoption("gradguard_output_file")
     if name == "github":
@@ -71,4 +78,8 @@ def _annotate(reporter: Any, config: pytest.Config, report: Report) -> None:
     elif name and not file:
         from gradguard.rendering.formats import render
 
-        reporter.write_line(render(report, name))
+        try:
+            text = render(report, name)
+        except UsageError as error:
+            text = f"gradguard: {error}"
+        reporter.write_line(text)

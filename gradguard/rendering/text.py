@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from gradguard.finding import Check, Finding
@@ -10,7 +10,7 @@ from gradguard.finding import Check, Finding
 if TYPE_CHECKING:
     from gradguard.report import Report
 
-__all__ = ["plural", "render_failures", "render_finding", "render_report", "shorten", "tally", "where"]
+__all__ = ["count_checks", "plural", "render_failures", "render_finding", "render_report", "shorten", "tally", "where"]
 
 LABEL = 9
 """Width of the labels ``where``, ``pattern``, ``evidence`` and so on, with two blanks before and after."""
@@ -123,10 +123,20 @@ def tally(findings: Iterable[Finding]) -> str:
     return ", ".join(parts) or "no finding"
 
 
+def count_checks(report: Report) -> str:
+    """``12 checks on 2 scenarios: 11 passed, 1 failed``."""
+    scenarios = len({check.scenario for check in report.checks})
+    return f"{plural(len(report.checks), 'check')} on {plural(scenarios, 'scenario')}: {_statuses(report.checks)}"
+
+
+def _statuses(checks: Sequence[Check]) -> str:
+    counts = {s: sum(c.status == s for c in checks) for s in ("passed", "failed", "inconclusive", "skipped")}
+    return ", ".join(f"{n} {status}" for status, n in counts.items() if n) or "none"
+
+
 def render_checks(checks: list[Check]) -> str:
     """How many checks there were and how each ended; inconclusive and skipped ones with their reason, never silent."""
-    counts = {status: sum(c.status == status for c in checks) for status in ("passed", "failed", "inconclusive", "skipped")}
-    lines = [f"{plural(len(checks), 'check')}: " + ", ".join(f"{n} {status}" for status, n in counts.items() if n)]
+    lines = [f"{plural(len(checks), 'check')}: {_statuses(checks)}"]
     passed = [c.code for c in checks if c.status == "passed" and not c.reason]
     if passed:
         lines.append(f"  passed        {', '.join(passed)}")

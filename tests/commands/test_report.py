@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.models import MODELS, RIGHT, WRONG, scenario
 
 from gradguard.cli import main
+from tests.models import MODELS, RIGHT, WRONG, scenario
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import pytest
 import torch  # noqa: F401  # pytester forgets what an inner run imported, and torch cannot be imported twice in a process
-from tests.models import MODELS
 
 import gradguard
+from tests.models import MODELS
 
 for module in pkgutil.walk_packages(gradguard.__path__, "gradguard."):
     # For the same reason: an inner run must not see other classes than the outer one.

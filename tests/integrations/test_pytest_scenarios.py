@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.models import MODELS, RIGHT, WRONG, scenario
 
 from tests.integrations.conftest import Run
+from tests.models import MODELS, RIGHT, WRONG, scenario
 
 FEW = "--gradguard-select=GG101,GG102,GG104"
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from tests.handmade import SCALED, UNSCALED, clean_report, failed_report
 
 from gradguard.errors import UsageError
 from gradguard.finding import Check, Finding
@@ -19,6 +18,7 @@ from gradguard.rendering.markdown import cell, render_markdown
 from gradguard.rendering.places import place, unique_fingerprints
 from gradguard.report import Report, merge
 from gradguard.saved import report_from_dict
+from tests.handmade import SCALED, UNSCALED, clean_report, failed_report
 
 NASTY = replace(
     UNSCALED, block='a|b`c`<i>,:%\n[0]"', message="100% of\r\nunits, see: <b>x</b> \x00\x1b ``` ::error::no", scenario="mod els.py:a::b"

@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
-from tests.handmade import CAUSED, SCALED, UNSCALED, clean_report, failed_report
 
 from gradguard.errors import GradGuardError
-from gradguard.finding import Check, Finding
-from gradguard.rendering.text import render_finding, render_report, shorten, where
-from gradguard.report import Report, merge
+from gradguard.finding import Check
+from gradguard.rendering.text import render_finding, shorten
+from gradguard.report import Report
+from tests.handmade import CAUSED, SCALED, failed_report
 
 FAILURE = """\
 GG101 gradient-mismatch  fc1.weight[0, 3]: analytical 4.71155, numerical 4.66490 +- 2e-09
