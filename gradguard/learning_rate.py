@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gradguard.report import Report
     from gradguard.scenarios import Ignore, Scenario
 
-__all__ = ["audit_learning_rate", "check_learning_rate", "learning_rate_problem", "learning_rate_rules"]
+__all__ = ["audit_learning_rate", "check_learning_rate", "check_width_scaling", "learning_rate_problem", "learning_rate_rules"]
 
 CODES = ("GG401", "GG403", "GG404", "GG405")
 """The rules that a scenario is enough for; GG402 needs a watched loop, GG407 a scenario of several widths."""
@@ -107,3 +107,35 @@ def audit_learning_rate(
         )
     settings = replace(settings, steps=max(settings.steps, STEPS))
     return judge(adapt_rates(scenario, settings), rules, settings, scenario=name, ignores=ignores)
+
+
+def check_width_scaling(
+    build: Callable[[int], Scenario],
+    widths: Sequence[int] = (32, 64, 128, 256),
+    *,
+    steps: int = 3,
+    seeds: int = 3,
+    seed: int = 0,
+) -> Report:
+    """Whether a model's outputs, and what a few steps add to them, keep their size as it gets wider (GG407).
+
+    ``build(width)`` returns a fresh :class:`gradguard.Scenario` of a torch model with its optimizer; it is called for
+    every width and seed.
+
+    Raises:
+        UsageError: fewer than three different widths, or a scenario that cannot be built or trained.
+    """
+    from gradguard.adapters.torch_widths import TorchWidths
+    from gradguard.judging import judge
+
+    if not callable(build):
+        raise UsageError(f"build takes a function width -> gg.Scenario, got {type(build).__name__}", where="build")
+    if len(set(widths)) < 3 or any(not isinstance(w, int) or w < 1 for w in widths):
+        raise UsageError(
+            f"widths takes at least three different whole numbers, got {tuple(widths)!r}", todo="widths=(32, 64, 128, 256)"
+        )
+    for name, value in (("steps", steps), ("seeds", seeds)):
+        if not isinstance(value, int) or value < 1:
+            raise UsageError(f"{name} takes a whole number of at least 1, got {value!r}")
+    settings = Settings(seed=seed, steps=steps)
+    return judge(TorchWidths(build, widths, seeds=seeds), [rule_class("GG407")()], settings)

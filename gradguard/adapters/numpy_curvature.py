@@ -84,7 +84,8 @@ class NumpyCurvature:
         finally:
             for parameter, start in zip(self.parameters, point, strict=True):
                 parameter[...] = start  # assigned, not subtracted: the same bits
-        return self.unit * (sides[0] - sides[1]) / (2.0 * step)
+        image: Array = self.unit * (sides[0] - sides[1]) / (2.0 * step)
+        return image
 
     def differences(self, vector: Array, fraction: float) -> float:
         """<v, A v>."""

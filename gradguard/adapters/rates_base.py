@@ -56,11 +56,17 @@ class SplitLoss:
     samples: int
 
 
+class KeptTrainable(Trainable, Protocol):
+    """Copies that runs have kept, by name."""
+
+    sessions: dict[str, Any]
+
+
 @runtime_checkable
 class RateProblem(Problem, Protocol):
     """A scenario whose rate can be judged."""
 
-    training: Trainable
+    training: KeptTrainable
     plan: Plan
     objective: str
 
@@ -73,6 +79,7 @@ class RateProblem(Problem, Protocol):
         batches: Sequence[int] | None = None,
         same_batch: bool = False,
         compare: int = 0,
+        keep: str = "",
     ) -> Trace:
         """A run of the training copy with the plan's schedule and clipping; see ``Trainable.run``."""
         ...

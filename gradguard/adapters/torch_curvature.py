@@ -40,7 +40,7 @@ class TorchCurvature:
         self.path, self.reason = "double backward", ""
         self.groups = tuple(_rate_group(optimizer, index) for index in range(len(optimizer.param_groups)))
         self._random = RandomState()
-        self._graph: tuple[list[torch.Tensor], list[torch.Tensor | None]] | None = None
+        self._graph: tuple[list[torch.Tensor], list[int]] | None = None
         self._root, self._decays, self._sign = self._metric(self.optimizer)
         if not double:
             self.use_differences("asked for")
@@ -117,7 +117,7 @@ class TorchCurvature:
                 low = middle
             else:
                 high = middle
-        return (low * high) ** 0.5
+        return float((low * high) ** 0.5)
 
     def _shrinks(self, factor: float, curvature: float, vector: Vector, steps: int = 200) -> bool:
         """Whether a deviation along ``vector`` is smaller in the second half of the steps than in the first."""
@@ -194,14 +194,14 @@ class TorchCurvature:
         if self._graph is None:
             gradients = self._evaluate(create_graph=True)
             pairs = [(g, i) for i, g in enumerate(gradients) if g is not None and g.requires_grad]
-            self._graph = ([g for g, _ in pairs], [i for _, i in pairs])  # type: ignore[assignment]
+            self._graph = ([g for g, _ in pairs], [i for _, i in pairs])
         outputs, places = self._graph
         if not outputs:
             return torch.zeros_like(vector)
         pieces = self._split(vector)
         self.gradients += 2
         images = torch.autograd.grad(
-            outputs, self.parameters, [pieces[i].to(g) for g, i in zip(outputs, places, strict=True)],  # type: ignore[index]
+            outputs, self.parameters, [pieces[i].to(g) for g, i in zip(outputs, places, strict=True)],
             retain_graph=True, allow_unused=True,
         )
         return self._join([torch.zeros_like(p) if h is None else h for p, h in zip(self.parameters, images, strict=True)])
@@ -244,7 +244,7 @@ class TorchCurvature:
 
     def _split(self, vector: Vector) -> list[torch.Tensor]:
         return [
-            piece.view(p.shape).to(p.device) for p, piece in zip(self.parameters, vector.split(self.sizes), strict=True)
+            piece.view(p.shape).to(p.device) for p, piece in zip(self.parameters, torch.split(vector, self.sizes), strict=True)
         ]
 
     def _join(self, pieces: Sequence[torch.Tensor]) -> Vector:

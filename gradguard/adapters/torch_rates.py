@@ -11,8 +11,9 @@ import torch
 from gradguard.adapters.base import Settings
 from gradguard.adapters.rates_base import HORIZON, Plan, SplitLoss, called_schedule
 from gradguard.adapters.torch_curvature import TorchCurvature
+from gradguard.adapters.torch_observe import TorchHealth
 from gradguard.adapters.torch_step_rules import is_adaptive
-from gradguard.adapters.torch_training import Session, TorchTraining, preserved_rng, untouched
+from gradguard.adapters.torch_training import Session, preserved_rng, untouched
 from gradguard.adapters.training_base import Trace
 from gradguard.errors import UsageError
 from gradguard.scenarios import Scenario
@@ -24,7 +25,7 @@ class TorchRates:
     """See :class:`gradguard.adapters.rates_base.RateProblem`."""
 
     def __init__(self, scenario: Scenario, settings: Settings, *, schedule: Any = None, clip: float | None = None) -> None:
-        self.training = TorchTraining(scenario, settings)
+        self.training = TorchHealth(scenario, settings)
         self.objective = scenario.objective
         self.blocks, self.counts, self.path = self.training.blocks, self.training.counts, self.training.path
         factors, source = _factors(schedule, scenario.optimizer, settings.steps)

@@ -14,6 +14,7 @@ __all__ = ["coupled_decay", "denominator", "is_adaptive", "step_rule"]
 
 Group = Mapping[str, Any]
 State = Mapping[str, Any]
+Scale = torch.Tensor | float
 
 
 def step_rule(optimizer: torch.optim.Optimizer, group: Group) -> StepRule | None:
@@ -82,7 +83,7 @@ def is_adaptive(optimizer: torch.optim.Optimizer) -> bool:
     return isinstance(optimizer, ADAPTIVE)
 
 
-def denominator(optimizer: torch.optim.Optimizer, group: Group, state: State) -> torch.Tensor | float:
+def denominator(optimizer: torch.optim.Optimizer, group: Group, state: State) -> Scale:
     """By what a step divides the gradient (or its average), entry by entry, at this state.
 
     Bias correction of the second moment is applied as of the last step; that of the first moment tends to 1 within
@@ -94,24 +95,29 @@ def denominator(optimizer: torch.optim.Optimizer, group: Group, state: State) ->
         return float("inf")  # no gradient ever came: the entry does not move
     step = float(state["step"])
     if isinstance(optimizer, torch.optim.Adamax):
-        return state["exp_inf"].detach().clone()
+        return as_scale(state["exp_inf"].detach().clone())
     if isinstance(optimizer, torch.optim.RMSprop):
         centre = state["grad_avg"].square() if group["centered"] else 0.0
-        return torch.as_tensor((state["square_avg"] - centre).clamp_min(0)).sqrt() + group["eps"]
+        return as_scale((state["square_avg"] - centre).clamp_min(0).sqrt() + group["eps"])
     if isinstance(optimizer, torch.optim.Adagrad):
         slowed = 1.0 + (step - 1.0) * group["lr_decay"]
-        return (state["sum"].sqrt() + group["eps"]) * slowed
+        return as_scale((state["sum"].sqrt() + group["eps"]) * slowed)
     if isinstance(optimizer, torch.optim.Adadelta):
         reach = (state["acc_delta"] + group["eps"]).sqrt()
-        return (state["square_avg"] + group["eps"]).sqrt() / reach
+        return as_scale((state["square_avg"] + group["eps"]).sqrt() / reach)
     second = state["max_exp_avg_sq"] if group.get("amsgrad") else state["exp_avg_sq"]
     corrected = second / (1.0 - group["betas"][1] ** step)
     if isinstance(optimizer, torch.optim.RAdam):
         return _rectified(group, step, corrected)
-    return corrected.sqrt() + group["eps"]
+    return as_scale(corrected.sqrt() + group["eps"])
 
 
-def _rectified(group: Group, step: float, corrected: torch.Tensor) -> torch.Tensor | float:
+def as_scale(value: Any) -> torch.Tensor:
+    """A state's value, which torch does not type, as the tensor that it is."""
+    return torch.as_tensor(value)
+
+
+def _rectified(group: Group, step: float, corrected: torch.Tensor) -> Scale:
     """RAdam's (Liu et al. 2020, algorithm 2): without a preconditioner for the first steps, rectified afterwards."""
     beta = group["betas"][1]
     infinity = 2.0 / (1.0 - beta) - 1.0
@@ -119,4 +125,4 @@ def _rectified(group: Group, step: float, corrected: torch.Tensor) -> torch.Tens
     if length <= 5.0:
         return 1.0
     rectifier = ((length - 4) * (length - 2) * infinity / ((infinity - 4) * (infinity - 2) * length)) ** 0.5
-    return (corrected.sqrt() + group["eps"]) / rectifier
+    return as_scale((corrected.sqrt() + group["eps"]) / rectifier)

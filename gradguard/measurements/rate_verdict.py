@@ -44,7 +44,8 @@ class RateRun:
     @property
     def gains(self) -> NDArray[np.float64]:
         """Loss before training minus loss now, same batch, per step (T,)."""
-        return np.array(self.before) - np.array(self.losses)
+        gains: NDArray[np.float64] = np.array(self.before) - np.array(self.losses)
+        return gains
 
     @property
     def tail(self) -> slice:
@@ -62,7 +63,8 @@ class RateRun:
         tail = self.gains[self.tail]
         if len(tail) < 2:
             return 0.0
-        return 2.0 * 1.2533 * 1.4826 * float(np.median(np.abs(tail - np.median(tail)))) / len(tail) ** 0.5
+        spread = 1.4826 * float(np.median(np.abs(tail - np.median(tail))))
+        return float(2.0 * 1.2533 * spread / len(tail) ** 0.5)
 
     @property
     def worst_case(self) -> float:

@@ -28,6 +28,9 @@ MEASUREMENTS: dict[str, str] = {
     "rate_longer": "rate_observation:measure_longer",
     "curvature": "curvature:measure",
     "rate_table": "rate_table:measure",
+    "initial_loss": "initial_loss:measure",
+    "overfit": "overfit:measure",
+    "width_scale": "width_scale:measure",
 }
 
 

@@ -109,9 +109,7 @@ class DivergingLearningRate(Rule):
             likely = "the learning rate is too high for this model, its initialisation or the scale of its data"
         else:
             lowest = min(run.lr for run in observed.runs)
-            message = (
-                f"{observed.optimizer} at lr {observed.unit:.4g} diverges: {reason}; no rate down to {lowest:.2g} lowers the loss"
-            )
+            message = f"{observed.optimizer} at lr {observed.unit:.4g} diverges: {reason}; no rate down to {lowest:.2g} helps"
             hint = "look at the other findings first; a lower rate does not help"
             likely = "not the rate: the sign of the loss or gradient (ascent), a loss that is not finite, or unscaled data"
         return self.finding(

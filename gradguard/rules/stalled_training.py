@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -40,7 +41,7 @@ class StalledTraining(Rule):
     Options:
         stalled: the part of a larger rate's gain below which the run stalls.
         confirmed: the same, for the longer run.
-        worthwhile: the part of the loss at the start that the larger rate must gain.
+        worthwhile: the part of the loss at the start, or of what the weights are worth, that the larger rate must gain.
         moved: the relative change of the weights that the larger rate must make: less is convergence.
 
     References:
@@ -84,8 +85,8 @@ class StalledTraining(Rule):
         steps = len(run.losses) if longer is None else len(longer.run.losses)
         findings.append(
             self.finding(
-                f"at lr {observed.unit:.4g} the loss falls by {max(shown, 0.0):.2g} in {steps} steps; {larger.factor:.3g} times "
-                f"that rate holds and gains {larger.gain:.2g} in {len(larger.losses)}",
+                f"at lr {observed.unit:.4g} the loss falls by {max(shown, 0.0):.2g} in {steps} steps; "
+                f"{larger.factor:.3g} times that rate holds and gains {larger.gain:.2g} in {len(larger.losses)}",
                 severity="error" if failed else "info", observed=observed.unit, limit=larger.lr,
                 evidence=f"median update / weight {run.update_ratio:.1g} per step, against {larger.update_ratio:.1g}",
                 likely="the learning rate is far below what this model could take",
@@ -100,6 +101,7 @@ class StalledTraining(Rule):
         if verdict(run, observed.runs, observed.worth, limits):
             return None
         start = float(np.mean(np.abs(run.before))) if run.before else 0.0
+        start = max(start, observed.worth) if math.isfinite(observed.worth) else start
         good = [
             other for other in observed.runs
             if other.factor > run.factor and not verdict(other, observed.runs, observed.worth, limits)

@@ -1,0 +1,105 @@
+"""GG405."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from gradguard.errors import UsageError
+from gradguard.finding import Outcome
+from gradguard.measurements.base import Evidence, the
+from gradguard.measurements.overfit import OneBatch, Overfit
+from gradguard.rules.base import Rule
+
+__all__ = ["CannotOverfit"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CannotOverfit(Rule):
+    """One batch cannot be learnt, at any rate that was tried.
+
+    What it does:
+        Where the short runs have learnt nothing worth mentioning, trains copies on one batch alone, at the rate as set, at
+        the best rate seen and at a tenth, and asks whether the best is better than the best constant guess for that batch
+        (cross-entropy against the labels' entropy, squared error against their variance); where predictions and labels are
+        not known, whether the loss falls at all. A run that is still falling at its end proves nothing, and passes.
+
+    Why is this bad:
+        A model that cannot learn one batch by heart will not learn the data: its loss, its head, its labels or its
+        gradients are broken.
+
+    What to do:
+        Look at the other findings: a cut graph, dead or saturated units, a head that cannot reach the labels.
+
+    When it is healthy:
+        A model that is already fitted; a model with fewer parameters than the batch has samples (a warning).
+
+    Options:
+        prior: the part of the best constant guess's loss that must be beaten.
+        progress: the part of the loss that must be gained, where the guess is not known.
+
+    References:
+        Karpathy 2019, A Recipe for Training Neural Networks: overfit a single batch.
+    """
+
+    code: ClassVar[str] = "GG405"
+    slug: ClassVar[str] = "cannot-overfit"
+    needs: ClassVar[tuple[str, ...]] = ("overfit",)
+    optional: ClassVar[tuple[str, ...]] = ("rate_observation",)
+
+    prior: float = 0.95
+    progress: float = 0.02
+
+    def __post_init__(self) -> None:
+        for name in ("prior", "progress"):
+            if not 0 < getattr(self, name) < 1:
+                raise UsageError(f"{self.code} takes {name} between 0 and 1, got {getattr(self, name)!r}")
+
+    def judge(self, evidence: Evidence) -> Outcome:
+        """An error where no run beat the guess."""
+        tried: Overfit = the(evidence, Overfit)
+        if not tried.runs:
+            return Outcome(status="passed", reason=tried.learnt)
+        if tried.objective != "supervised":
+            return Outcome(status="skipped", reason=f"not judged for objective {tried.objective!r}")
+        if self._fitted(tried):
+            return Outcome(status="passed", reason="already fitted")
+        whole = [run for run in tried.runs if not run.stopped]
+        if not whole:
+            return Outcome(status="skipped", reason=f"no run on one batch stays finite: {tried.runs[0].stopped}")
+        if any(run.midway - run.after > self.progress * abs(run.after) and run.after < run.before for run in whole):
+            return Outcome(status="passed", reason=f"still falling after {whole[0].steps} steps")
+        scores = [self._score(run) for run in whole]
+        score, run = min(zip(scores, whole, strict=True), key=lambda pair: pair[0])
+        if score < 1.0:
+            return Outcome(status="passed", margin=score)
+        known = math.isfinite(run.prior) and math.isfinite(run.data_loss)
+        against = f"the best constant guess has {run.prior:.4g}" if known else f"it began at {run.before:.4g}"
+        shown = run.data_loss if known else run.after
+        broken = "a head, loss or labels that contradict each other, or a gradient that does not arrive"
+        small = tried.trainable < 2 * tried.samples
+        finding = self.finding(
+            f"one batch cannot be learnt: after {run.steps} steps on it the loss is {shown:.4g}; {against}",
+            severity="warning" if small else "error", observed=shown,
+            limit=self.prior * run.prior if known else (1 - self.progress) * run.before, count=len(tried.runs),
+            evidence="rates tried: " + ", ".join(f"{r.lr:.3g} ({r.after:.4g})" for r in tried.runs),
+            likely="fewer parameters than the batch needs" if small else broken,
+            hint="look at the other findings first",
+        )
+        return self.outcome([finding], margin=score)
+
+    def _score(self, run: OneBatch) -> float:
+        """1 or more where the run did not beat the guess."""
+        if math.isfinite(run.prior) and math.isfinite(run.data_loss) and run.prior > 0:
+            return run.data_loss / (self.prior * run.prior)
+        if not math.isfinite(run.before):
+            return math.inf
+        gained = run.before - run.after
+        return self.progress * abs(run.before) / gained if gained > 0 else math.inf
+
+    def _fitted(self, tried: Overfit) -> bool:
+        """Better than the guess before any training, or worth half of the loss without weights."""
+        if math.isfinite(tried.prior) and math.isfinite(tried.start):
+            return tried.start < self.prior * tried.prior
+        return abs(tried.null - tried.before) > 0.5 * abs(tried.null) and tried.before < tried.null

@@ -1,0 +1,124 @@
+"""GG404."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from gradguard.errors import UsageError
+from gradguard.finding import Finding, Outcome, Severity
+from gradguard.measurements.base import Evidence, the
+from gradguard.measurements.initial_loss import InitialLoss
+from gradguard.measurements.rate_observation import RateObservation
+from gradguard.measurements.rate_verdict import RateLimits, RateRun, scale_of, verdict
+from gradguard.rules.base import Rule
+
+__all__ = ["UnexpectedInitialLoss"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnexpectedInitialLoss(Rule):
+    """The first loss is far from that of a uniform guess, or it is a sum over the batch.
+
+    What it does:
+        Compares the loss before training with log(classes), the cross-entropy of a uniform guess (log 2 for binary
+        cross-entropy), and a batch's loss with those of its halves: a mean is their mean, a sum their sum. Both are
+        warnings, and errors where the short run at the user's rate shows a consequence: it blew up, or it is still above
+        the guess at its end.
+
+    Why is this bad:
+        A loss far above the guess is sure of wrong answers: an initialisation that is too wide, unscaled data, an output
+        layer with the wrong scale. A sum makes the gradient, and so the learning rate, larger by the size of the batch.
+
+    What to do:
+        Scale the last layer or the data; average the loss, or divide the rate by the batch size.
+
+    When it is healthy:
+        A trained model, whose loss is below the guess; a wide start that training repairs at once; a sum with a rate that
+        was chosen for it.
+
+    Options:
+        factor: an error above this many times the loss of a uniform guess, plus 1.
+        warn: a warning above this many times.
+
+    References:
+        Karpathy 2019, A Recipe for Training Neural Networks: verify the loss at initialisation.
+    """
+
+    code: ClassVar[str] = "GG404"
+    slug: ClassVar[str] = "unexpected-initial-loss"
+    needs: ClassVar[tuple[str, ...]] = ("initial_loss",)
+    optional: ClassVar[tuple[str, ...]] = ("rate_observation",)
+
+    factor: float = 4.0
+    warn: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not 1.0 < self.warn <= self.factor:
+            raise UsageError(f"{self.code} takes 1 < warn <= factor, got warn={self.warn!r}, factor={self.factor!r}")
+
+    def judge(self, evidence: Evidence) -> Outcome:
+        """Both comparisons; consequences from the short run where there is one."""
+        first: InitialLoss = the(evidence, InitialLoss)
+        observed: RateObservation | None = the(evidence, RateObservation)
+        findings = [*self._sum(first, observed), *self._far(first, observed)]
+        known = math.isfinite(first.uniform) and math.isfinite(first.data_loss)
+        margin = first.data_loss / (self.factor * first.uniform + 1.0) if known else None
+        if not known and first.split is None:
+            return Outcome(status="skipped", reason=f"{first.reason}, and the batch cannot be halved")
+        return self.outcome(findings, margin=margin, reason="" if known else first.reason)
+
+    def _sum(self, first: InitialLoss, observed: RateObservation | None) -> list[Finding]:
+        split = first.split
+        if split is None or split.samples < 8 or not math.isfinite(split.whole):
+            return []
+        halves = sum(split.halves)
+        expected = halves * split.samples / (2 * (split.samples // 2))
+        apart = abs(split.halves[0] - split.halves[1])
+        mean_like = abs(split.whole - halves / 2) <= 0.25 * abs(halves) + apart / 2
+        if mean_like or abs(split.whole - expected) > 0.02 * abs(expected):
+            return []
+        severity: Severity = "error" if _blew_up(observed) else "warning"
+        return [
+            self.finding(
+                f"the loss is a sum over the batch: {split.whole:.4g} for {split.samples} samples, {split.halves[0]:.4g} and "
+                f"{split.halves[1]:.4g} for its halves",
+                severity=severity, observed=split.whole, limit=split.whole / split.samples, total=split.samples, pattern="sum",
+                evidence=f"its gradient is {split.samples} times that of the mean"
+                + ("; at this rate the loss rises first" if severity == "error" else ""),
+                likely="reduction='sum', or a missing division by the batch size",
+                hint=f"average the loss, or divide the rate by {split.samples}",
+            )
+        ]
+
+    def _far(self, first: InitialLoss, observed: RateObservation | None) -> list[Finding]:
+        if not first.data_loss > self.warn * first.uniform:
+            return []
+        run = observed.own if observed is not None else None
+        end = float(np.median(run.losses[run.tail])) if run is not None and run.losses else math.nan
+        stays = run is not None and bool(run.stopped or end - first.loss + first.data_loss > self.warn * first.uniform)
+        failed = first.data_loss > self.factor * first.uniform + 1.0 and stays
+        guess = f"log({first.classes})" if first.kind in ("cross_entropy", "nll") else "log(2)"
+        return [
+            self.finding(
+                f"the loss before training is {first.data_loss:.4g}, {first.data_loss / first.uniform:.3g} times that of a "
+                f"uniform guess, {guess} = {first.uniform:.4g}",
+                severity="error" if failed else "warning", observed=first.data_loss, limit=self.factor * first.uniform + 1.0,
+                evidence=f"after {len(run.losses)} steps: {end:.4g}" if run is not None else "",
+                likely="weights or data on too large a scale, or labels that do not belong to these inputs",
+                hint="scale the output layer's initialisation down; standardise the inputs",
+            )
+        ]
+
+
+def _blew_up(observed: RateObservation | None) -> bool:
+    """Whether the run at the user's rate rose above its start by much, or diverged."""
+    run: RateRun | None = observed.own if observed is not None else None
+    if observed is None or run is None:
+        return False
+    limits = RateLimits()
+    scale = scale_of(observed.runs, observed.worth)
+    return bool(run.stopped or run.rise > limits.rise * scale or verdict(run, observed.runs, observed.worth, limits))
