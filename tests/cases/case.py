@@ -8,9 +8,7 @@ from typing import Any
 
 import torch
 
-import gradguard as gg
-
-__all__ = ["Case", "Checked", "check", "seeded"]
+__all__ = ["Case", "Checked", "seeded"]
 
 
 @dataclass(frozen=True)
@@ -39,9 +37,3 @@ def seeded(make: Callable[[], Any], seed: int) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return make()
-
-
-def check(case: Case, **options: Any) -> gg.Report:
-    """The report of one case."""
-    arguments = case.arguments()
-    return gg.check_gradients(arguments.f, arguments.inputs, **{**arguments.options, **options})
