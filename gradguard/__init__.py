@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from gradguard.checking import check_gradients as check_gradients
     from gradguard.errors import GradGuardError as GradGuardError
     from gradguard.errors import UsageError as UsageError
+    from gradguard.learning_rate import check_learning_rate as check_learning_rate
+    from gradguard.learning_rate import check_width_scaling as check_width_scaling
     from gradguard.report import Report as Report
     from gradguard.scenarios import SGD as SGD
     from gradguard.scenarios import Ignore as Ignore
@@ -30,6 +32,8 @@ _EXPORTS = {
     "UsageError": "gradguard.errors",
     "audit": "gradguard.checking",
     "check_gradients": "gradguard.checking",
+    "check_learning_rate": "gradguard.learning_rate",
+    "check_width_scaling": "gradguard.learning_rate",
     "scenario": "gradguard.scenarios",
 }
 

@@ -13,7 +13,7 @@ answers for parameter groups with rates of their own: rates times c / lambda_1(A
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from gradguard.curvature.lanczos import Operator
 from gradguard.curvature.stability import StepRule
@@ -71,8 +71,8 @@ class CurvedPoint(Protocol):
         """The matrix A as an operator."""
         ...
 
-    def differences(self, vector: object, fraction: float) -> float:
-        """<v, A v> by differences of gradients over a step of ``fraction`` of the usual one."""
+    def difference_product(self, vector: Any, fraction: float) -> Any:
+        """A v by differences of gradients over a step of ``fraction`` of the usual one."""
         ...
 
     def use_differences(self, reason: str) -> None:
@@ -91,7 +91,7 @@ class CurvedPoint(Protocol):
         """What the optimizer's next step on this batch does to the quadratic model of its loss."""
         ...
 
-    def measured_limit(self, curvature: float, vector: object) -> float | None:
+    def measured_limit(self, curvature: float, vector: Any) -> float | None:
         """The factor on the rates at which the optimizer, run on a quadratic of that curvature, begins to diverge.
 
         None where its step is not a multiple of the gradient, so that one curvature does not decide.

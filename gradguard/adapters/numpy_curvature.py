@@ -87,9 +87,9 @@ class NumpyCurvature:
         image: Array = self.unit * (sides[0] - sides[1]) / (2.0 * step)
         return image
 
-    def differences(self, vector: Array, fraction: float) -> float:
-        """<v, A v>."""
-        return self.dot(self.product(vector, fraction), vector)
+    def difference_product(self, vector: Array, fraction: float) -> Array:
+        """A v."""
+        return self.product(vector, fraction)
 
     def use_differences(self, reason: str) -> None:
         """There is no other way."""

@@ -77,11 +77,10 @@ class TorchCurvature:
 
     # Beyond the operator.
 
-    def differences(self, vector: Vector, fraction: float) -> float:
-        """<v, A v> by differences of gradients."""
+    def difference_product(self, vector: Vector, fraction: float) -> Vector:
+        """A v by differences of gradients."""
         inner = self._root * vector
-        image = self._differences(inner, fraction).mul_(self._sign).add_(self._decays * inner)
-        return self.dot(image.mul_(self._root), vector)
+        return self._differences(inner, fraction).mul_(self._sign).add_(self._decays * inner).mul_(self._root)
 
     def use_differences(self, reason: str) -> None:
         """Make products by differences of gradients from now on."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from gradguard.adapters.base import Problem, Settings
 from gradguard.adapters.curvature_base import CurvedPoint
@@ -19,6 +19,8 @@ PRODUCTS = 60
 """Products with the Hessian at most, per batch."""
 WARM_STEPS = 20
 """Steps that fill an adaptive optimizer's empty state: its first steps divide by single gradients, which says little."""
+LEAST_PRODUCTS = 20
+"""Products by differences at least, where double backward was given up."""
 DISAGREEMENT = 0.3
 """Double backward is left where converged differences of gradients disagree with it by more than this part."""
 
@@ -102,14 +104,29 @@ def spectrum_of(point: CurvedPoint, settings: Settings, products: int = PRODUCTS
     operator = point.operator()
     kept = int(min(32, max(6, settings.memory_budget // (8 * max(1, operator.size)) - 8)))
     spectrum = extremes(operator, products=products, kept=kept, seed=settings.seed)
-    value = spectrum.largest.value
-    if point.path == "double backward" and value > 0:
-        coarse, fine = (point.differences(spectrum.top, fraction) for fraction in (1.0, 0.125))
-        settled = abs(coarse - fine) < DISAGREEMENT / 3 * abs(fine)
-        if settled and abs(fine / value - 1.0) > DISAGREEMENT:
-            point.use_differences(f"double backward says {value:.3g} where converged differences say {fine:.3g}")
-            spectrum = extremes(operator, products=products, kept=kept, seed=settings.seed)
+    if point.path != "double backward" or spectrum.top is None:
+        return spectrum
+    for vector in (spectrum.top, operator.random(settings.seed + 1)):
+        difference = _contradiction(point, vector)
+        if difference:
+            point.use_differences(difference)
+            left = max(LEAST_PRODUCTS, products - spectrum.products)
+            return extremes(operator, products=left, kept=kept, seed=settings.seed)
     return spectrum
+
+
+def _contradiction(point: CurvedPoint, vector: Any) -> str:
+    """How double backward contradicts differences of gradients on a vector, where those have settled; else empty."""
+    operator = point.operator()
+    exact = operator.product(vector)
+    coarse, fine = (point.difference_product(vector, fraction) for fraction in (1.0, 0.125))
+    size = operator.dot(fine, fine) ** 0.5
+    unsettled = operator.axpy(-1.0, fine, coarse)
+    wrong = operator.axpy(-1.0, fine, exact)
+    if operator.dot(unsettled, unsettled) ** 0.5 > DISAGREEMENT / 3 * size:
+        return ""
+    share = operator.dot(wrong, wrong) ** 0.5 / size if size > 0 else 0.0
+    return f"double backward is {share:.0%} off from converged differences" if share > DISAGREEMENT else ""
 
 
 def _group(point: CurvedPoint, spectrum: Spectrum, index: int, one_step: float, clipped: float) -> GroupCurvature:

@@ -172,7 +172,8 @@ class _Search:
                 self.run(factor)
         else:
             factor = 0.1
-            while factor > 2 / REACH and not self.holds(factor):
+            while factor > 2 / REACH and not (self.holds(factor) and self.holds(10 * factor)):
+                # one decade further down than the first that holds: only beside it is seen how little that one gains
                 factor /= 10.0
                 self.run(factor)
         self.bracket()
