@@ -21,8 +21,8 @@ demo: .venv/demo.stamp
 	@echo
 	$(BIN)/gradguard report examples/textbook_backprop.py; test $$? -eq 1
 
-test: .venv/tests.stamp lint
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
+test: .venv/tests.stamp .venv/oldest.stamp lint
+	GRADGUARD_OLDEST_PYTEST=$(CURDIR)/.venv/oldest $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
 lint: .venv/tests.stamp
 	$(BIN)/ruff check --quiet .
@@ -45,6 +45,12 @@ clean:
 
 .venv/tests.stamp: .venv/python.stamp pyproject.toml
 	$(PIP) --editable '.[tests]'
+	@touch $@
+
+# The oldest pytest that the plugin supports, beside the newest: tests/integrations/test_matrix.py runs both.
+.venv/oldest.stamp: .venv/python.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target .venv/oldest \
+		pytest==8.2.0 pluggy==1.5.0 iniconfig packaging
 	@touch $@
 
 .venv/docs.stamp: .venv/python.stamp pyproject.toml

@@ -133,3 +133,12 @@ class Run:
             from gradguard.integrations.pytest_session import shared_folder
 
             node.workerinput["gradguard_folder"] = shared_folder(self.config)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
+        """Under ``--dist loadgroup``: the items of a scenario go to one worker, which measures it once."""
+        if config.getoption("dist") != "loadgroup":
+            return None
+        from gradguard.integrations.xdist_groups import ScenarioGroups
+
+        return ScenarioGroups(config, log)

@@ -113,8 +113,6 @@ class ScenarioCollector(pytest.Collector):
                 )
                 item.code, item.measured = code, measured
                 item.add_marker("gradguard")
-                if self.config.getoption("loadgroup", False):
-                    item.add_marker(pytest.mark.xdist_group(name=f"{self.nodeid}{suffix}"))
                 items.append(item)
         return items
 
