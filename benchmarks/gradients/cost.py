@@ -143,7 +143,9 @@ def memory(parameters: int) -> None:
     """Peak resident memory of a check beside the float64 model, in a process of its own."""
     import resource
 
+    check(*of_size(1_000))  # what is imported on the way is not the model's
     model, x = of_size(parameters)
+    mean_square(model(x))
     own = sum(p.numel() * 8 for p in model.parameters())
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     check(model, x)

@@ -1,0 +1,165 @@
+"""Bad input: each a clear error that says what, where and what to do; and nothing of the user's is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import gradguard as gg
+from tests.cases.case import seeded
+from tests.cases.snapshot import snapshot
+
+
+class Raising(nn.Module):
+    """Raises in forward or in backward."""
+
+    def __init__(self, when: str) -> None:
+        super().__init__()
+        self.body, self.when = nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2), nn.Dropout(0.5)), when
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.body(x)
+        if self.when == "forward":
+            raise KeyError("no such feature")
+        return Broken.apply(y) if self.when == "backward" else y
+
+
+class Broken(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, g: torch.Tensor) -> torch.Tensor:
+        raise ZeroDivisionError("in backward")
+
+
+class Text(nn.Module):
+    def forward(self, x: torch.Tensor) -> str:
+        return "a text"
+
+
+def model() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+
+
+def x() -> torch.Tensor:
+    return torch.randn(5, 4)
+
+
+def nan_loss(out: torch.Tensor) -> torch.Tensor:
+    return out.sum() * float("nan")
+
+
+def nan_in(module: nn.Module) -> nn.Module:
+    with torch.no_grad():
+        next(module.parameters())[0, 0] = float("nan")
+    return module
+
+
+Row = tuple[Callable[[], tuple[Any, Any]], dict[str, Any], list[str]]
+
+ROWS: dict[str, Row] = {
+    # what is wrong: f and inputs, options, what the message says
+    "the loss is NaN": (lambda: (model(), x()), {"loss": nan_loss}, ["NaN"]),
+    "a parameter is NaN": (lambda: (nan_in(model()), x()), {}, ["NaN"]),
+    "the loss is no scalar": (lambda: (model(), x()), {"loss": lambda out: out}, ["not a scalar", "(5, 3)"]),
+    "the loss is a text": (lambda: (model(), x()), {"loss": lambda out: "loss"}, ["str"]),
+    "the loss raises": (lambda: (model(), x()), {"loss": lambda out: out.nothing}, ["AttributeError", "nothing"]),
+    "another shape": (lambda: (model(), torch.randn(5, 7)), {}, ["RuntimeError", "5x7"]),
+    "a missing input": (lambda: (nn.Bilinear(4, 4, 2), x()), {}, ["TypeError", "input2"]),
+    "an unknown keyword": (lambda: (model(), {"features": x()}), {}, ["TypeError", "features"]),
+    "no tensors out": (lambda: (Text(), x().requires_grad_()), {}, ["str"]),
+    "a wrong wrt": (lambda: (model(), x()), {"wrt": "0.wieght"}, ["'0.wieght'", "'0.weight'"]),
+    "a wrong method": (lambda: (model(), x()), {"method": "directionel"}, ["'directionel'", "'directional'"]),
+    "a wrong precision": (lambda: (model(), x()), {"precision": "float46"}, ["'float46'", "float64"]),
+    "a wrong seed": (lambda: (model(), x()), {"seed": "0"}, ["seed", "'0'"]),
+    "an unknown rule": (lambda: (model(), x()), {"select": "GG999"}, ["'GG999'"]),
+    "an unknown rule's ignore": (lambda: (model(), x()), {"ignore": gg.Ignore("gradient-mismash", reason="x")}, ["gradient-mismatch"]),
+    "grad for a module": (lambda: (model(), x()), {"grad": lambda x: x}, ["grad="]),
+    "no function": (lambda: (3, x()), {}, ["int"]),
+    "no function, NumPy": (lambda: ("f", np.ones(3)), {}, ["str"]),
+    "no gradient, NumPy": (lambda: (np.sum, np.ones(3)), {}, ["grad"]),
+    "forward raises": (lambda: (Raising("forward"), x()), {}, ["KeyError", "no such feature"]),
+    "backward raises": (lambda: (Raising("backward"), x()), {}, ["ZeroDivisionError", "in backward"]),
+    "an integer input only": (lambda: (lambda i: i * 2, torch.arange(3)), {}, ["floating-point"]),
+}
+
+
+OPEN = {"backward raises": "the native path takes an exception of backward for a gradient of None"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.xfail(strict=False, reason=OPEN[n])) if n in OPEN else n for n in ROWS]
+)
+def test_it_is_a_clear_error_and_nothing_is_changed(name: str) -> None:
+    make, options, said = ROWS[name]
+    f, inputs = seeded(make, 0)
+    before = snapshot(f, inputs)
+    with pytest.raises(gg.UsageError) as caught:
+        gg.check_gradients(f, inputs, **options)
+    changed = [key for key, value in snapshot(f, inputs).items() if before.get(key) != value]
+    assert not changed
+    message = str(caught.value)
+    for text in said:
+        assert text in message, message
+
+
+@pytest.mark.parametrize("frozen", [nn.ReLU(), model().requires_grad_(False)], ids=["no parameters", "frozen"])
+def test_nothing_to_compare_is_never_a_pass(frozen: nn.Module) -> None:
+    try:
+        report = gg.check_gradients(frozen, x())
+    except gg.UsageError as error:
+        assert "require" in str(error)
+    else:
+        assert [finding.code for finding in report.errors] == ["GG902"]
+
+
+def test_the_users_exception_is_the_cause() -> None:
+    with pytest.raises(gg.UsageError) as caught:
+        gg.check_gradients(Raising("forward"), x())
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_an_interrupt_passes_through_and_everything_is_put_back() -> None:
+    class Interrupting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.calls = nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2)), [0]
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls[0] += 1
+            y = self.body(x)
+            if self.calls[0] > 5:
+                raise KeyboardInterrupt
+            return y
+
+    interrupted, features = Interrupting(), x()
+    before = snapshot(interrupted, features)
+    with pytest.raises(KeyboardInterrupt):
+        gg.check_gradients(interrupted, features)
+    assert [key for key, value in snapshot(interrupted, features).items() if before.get(key) != value] == []
+
+
+SCENARIOS: dict[str, tuple[Callable[[], gg.Scenario], list[str]]] = {
+    "no batches": (lambda: gg.Scenario(model(), [], lambda m, b: m(b).sum()), ["no batches"]),
+    "batches that are no list": (lambda: gg.Scenario(model(), 3, lambda m, b: m(b).sum()), ["int"]),
+    "a loss that is no scalar": (lambda: gg.Scenario(model(), [x()], lambda m, b: m(b)), ["not a scalar"]),
+    "a loss that raises": (lambda: gg.Scenario(model(), [x()], lambda m, b: m(b[9])), ["IndexError"]),
+    "NumPy without grad": (lambda: gg.Scenario({"w": np.ones(3)}, [1], lambda m, b: m["w"].sum()), ["grad"]),
+    "a model that is nothing": (lambda: gg.Scenario(None, [1], lambda m, b: 0.0), ["NoneType"]),
+}
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_scenario_that_cannot_be_audited_is_a_clear_error(name: str) -> None:
+    make, said = SCENARIOS[name]
+    with pytest.raises(gg.UsageError) as caught:
+        gg.audit(seeded(make, 0), select="GG1")
+    for text in said:
+        assert text in str(caught.value), str(caught.value)
