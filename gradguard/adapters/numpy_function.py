@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gradguard.adapters.backward_base import BackwardFacts, Fault
 from gradguard.adapters.base import BlockFacts, Counts, Identity, Outside
 from gradguard.adapters.nesting import children, flatten
+from gradguard.adapters.numpy_backwards import numpy_backward_facts, numpy_layout_faults, structured
 from gradguard.adapters.numpy_call import Call, differentiable
 from gradguard.adapters.numpy_gradient import Input, Matched, check_gradient, match_gradient
 from gradguard.adapters.numpy_phi import UNIT, Phi, Points
 from gradguard.adapters.numpy_random import RandomStates
-from gradguard.blocks import Block, Tangent, draw, select_blocks, window_slices
+from gradguard.blocks import Block, Tangent, axis_name, draw, select_blocks, window_slices
 from gradguard.errors import UsageError
 from gradguard.scenarios import Scenario
 
@@ -237,20 +239,23 @@ class NumpyProblem:
         g, u = self.gradients[block], self._directions(tangent).get(block)
         if g is None or u is None or np.iscomplexobj(g) or g.ndim < 1:
             return {}
-        found = {"rows reversed": g[::-1], "rows moved by one": np.roll(g, 1, 0), "rows moved back by one": np.roll(g, -1, 0)}
+        found: dict[str, NDArray[Any]] = {}
+        for axis in range(g.ndim):
+            what = axis_name(axis, g.ndim)
+            found[f"{what} reversed"] = np.flip(g, axis)
+            found[f"{what} moved by one"] = np.roll(g, 1, axis)
+            found[f"{what} moved back by one"] = np.roll(g, -1, axis)
         if g.ndim >= 2:
             found["transposed"] = np.swapaxes(g.reshape(*g.shape[:-2], g.shape[-1], g.shape[-2]), -1, -2)
-            found["columns reversed"] = g[..., ::-1]
-            found["columns moved by one"] = np.roll(g, 1, -1)
-            found["columns moved back by one"] = np.roll(g, -1, -1)
         return {name: float(np.sum(other * u)) for name, other in found.items()}
 
-    def row_shares(self, block: int, tangent: Tangent, row: int) -> NDArray[np.float64]:
-        """<g_j, u_row> for every row j of a block's gradient, shape (rows,)."""
+    def slice_shares(self, block: int, tangent: Tangent, axis: int, index: int) -> NDArray[np.float64]:
+        """<g_j, u_index> for every slice j along an axis, shape (extent,)."""
         g, u = self.gradients[block], self._directions(tangent).get(block)
         if g is None or u is None or np.iscomplexobj(g) or g.ndim < 1:
             return np.zeros(0)
-        return np.asarray(g.reshape(g.shape[0], -1) @ u[row].reshape(-1), dtype=np.float64)
+        flat = np.moveaxis(g, axis, 0).reshape(g.shape[axis], -1)
+        return np.asarray(flat @ np.take(u, index, axis).reshape(-1), dtype=np.float64)
 
     def complex_slopes(self, tangents: Sequence[Tangent]) -> NDArray[np.float64] | None:
         """Im phi(x + i h u) / h with h = 1e-30, shape (K,): free of cancellation; None where it does not hold.
@@ -276,6 +281,31 @@ class NumpyProblem:
         coarse, fine = wide / (2 * step), narrow / (2 * half)
         noise = 8 * np.finfo(np.float64).eps * self.scale_of_value() / half
         return bool(abs((4 * fine - coarse) / 3 - slope) <= abs(fine - coarse) + noise)
+
+    def backward_facts(self) -> BackwardFacts:
+        """What ``f`` and the backward write into, and whether ``vjp`` is linear and blind to layout."""
+        return numpy_backward_facts(self)
+
+    def layout_faults(self) -> tuple[tuple[Fault, ...], str]:
+        """What changes when every input comes in another memory order; and what could not be tried."""
+        return numpy_layout_faults(self)
+
+    def gradients_for(self, cotangent: Sequence[NDArray[Any]]) -> list[NDArray[Any] | None]:
+        """The gradients under test for another cotangent, one array for each differentiable output."""
+        self.counts.backwards += 1
+        found = self.call.at_base(self.backward, self.what, structured(self, cotangent))
+        return self._arrays(match_gradient(found, self.inputs, what=self.what))
+
+    def with_leaves(self, leaves: Sequence[Any]) -> NumpyProblem | None:
+        """The same problem on other arrays; None where ``f`` or the backward does not take them."""
+        other = copy.copy(self)
+        try:
+            other.phi = self.phi.moved(leaves)
+            other.call = other.phi.call
+            other.gradients = other._arrays(other._backward())
+        except UsageError:
+            return None
+        return other
 
     def _x(self) -> list[Any]:
         return [self.call.leaves[i] for i in self.leaf_of]

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from gradguard.adapters.nesting import argument_names, flatten, rebuild
+from gradguard.adapters.torch_backwards import Handed
 from gradguard.adapters.torch_leaves import (
     capture,
     differentiable,
@@ -239,6 +240,8 @@ class Bound:
     call: Callable[[], Any]
     leaves: dict[int, torch.Tensor]
     exchange: dict[int, torch.Tensor]
+    handed: list[Handed]
+    """The floating-point inputs as the last call got them."""
 
 
 def _bind(setup: Setup, candidates: list[Candidate], session: Session, *, clone: bool) -> Bound:
@@ -246,6 +249,9 @@ def _bind(setup: Setup, candidates: list[Candidate], session: Session, *, clone:
     copies: dict[int, torch.Tensor] = {}
     constants: list[tuple[torch.Tensor, torch.Tensor, int]] = []
     exchange: dict[int, torch.Tensor] = {}
+    handed: list[Handed] = []
+    names = {id(c.tensor): c.name for c in setup.inputs}
+    before: dict[int, torch.Tensor] = {}
     for c in setup.inputs:
         key = id(c.tensor)
         if key in copies:
@@ -260,6 +266,7 @@ def _bind(setup: Setup, candidates: list[Candidate], session: Session, *, clone:
         else:
             saved = copy.clone() if copy.layout == torch.strided else copy
             constants.append((copy, saved, copy._version))
+            before[id(copy)] = saved
         copies[key] = copy
     for c in candidates:
         if id(c.tensor) not in copies and not c.tensor.requires_grad:
@@ -273,10 +280,14 @@ def _bind(setup: Setup, candidates: list[Candidate], session: Session, *, clone:
 
     def _pass(tensor: torch.Tensor) -> torch.Tensor:
         own = copies.get(id(tensor), tensor)
-        own = exchange.get(id(own), own)
-        return own.clone() if clone and own.requires_grad else own
+        now = exchange.get(id(own), own)
+        given = now.clone() if clone and now.requires_grad else now
+        if now is own and (given is not own or id(own) in before):
+            handed.append(Handed(names.get(id(tensor), ""), given, own, before.get(id(own), own)))
+        return given
 
     def call() -> Any:
+        handed.clear()
         for i, (tensor, saved, version) in enumerate(constants):
             if tensor._version != version:
                 with torch.no_grad():
@@ -285,7 +296,7 @@ def _bind(setup: Setup, candidates: list[Candidate], session: Session, *, clone:
         result = setup.function(*(mine(a) for a in setup.args), **{k: mine(v) for k, v in setup.kwargs.items()})
         return setup.loss(result) if setup.loss is not None else result
 
-    return Bound(call, copies, exchange)
+    return Bound(call, copies, exchange, handed)
 
 
 def _problem(
@@ -307,7 +318,7 @@ def _problem(
         bound.call, blocks, leaves, session, originals=originals, seed=setup.seed, path=path, where=setup.where,
         notes=notes, scalar=scalar, modules=setup.modules,
     )
-    problem.exchange = bound.exchange
+    problem.exchange, problem.handed = bound.exchange, bound.handed
     return problem
 
 

@@ -11,10 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gradguard.adapters.backward_base import BackwardFacts, Fault
 from gradguard.adapters.base import Cut, Node
 from gradguard.adapters.nesting import flatten, rebuild
+from gradguard.adapters.torch_backwards import Handed, backward_facts
 from gradguard.adapters.torch_detach import CutMode, Moment, as_cuts, changed, holding
 from gradguard.adapters.torch_entrywise import Batching, entry_differences
+from gradguard.adapters.torch_layouts import layout_faults
 from gradguard.adapters.torch_leaves import differentiable, dtype_name, parameter_places
 from gradguard.adapters.torch_nodes import NodeCall, record_nodes
 from gradguard.adapters.torch_problem import TorchProblem
@@ -41,6 +44,7 @@ class TorchModuleProblem(TorchProblem):
         self._batching: Batching | None = None
         self._leaf_modules = 0
         self._nodes: list[NodeCall] = []
+        self.handed: list[Handed] = []
         self._recorded: dict[str, Called] = {}
         self.children: dict[str, torch.nn.Module] = {}
         for label, root in self.roots:
@@ -126,7 +130,7 @@ class TorchModuleProblem(TorchProblem):
         alone = TorchModuleProblem(
             call, blocks, leaves, self.session, originals=[leaf.detach().clone() for leaf in leaves], seed=self.seed + 2,
             path=self.path, where=f"custom function {node.facts.name} alone", counts=self.counts,
-            share=self.share / max(len(self._nodes), 1), habits=self.habits,
+            share=self._share_of_node(index), habits=self.habits,
         )
         try:
             alone.first_pass()
@@ -213,6 +217,12 @@ class TorchModuleProblem(TorchProblem):
             return None
         return alone
 
+    def _share_of_node(self, index: int) -> float:
+        """A custom function costs its module's share, split among the functions that the module calls."""
+        path = self._nodes[index].facts.module
+        beside = sum(1 for node in self._nodes if node.facts.module == path)
+        return (self._share_of(self.children[path]) if path in self.children else self.share) / max(beside, 1)
+
     def _share_of(self, module: torch.nn.Module) -> float:
         """What a pass of the module costs of a pass of the whole, by its share of the modules without children."""
         if not self._leaf_modules:
@@ -230,6 +240,16 @@ class TorchModuleProblem(TorchProblem):
         if self._batching is None or self._batching.block != block:
             self._batching = Batching(self, block, budget)
         return entry_differences(self, self._batching, indices, step)
+
+    # -- Backwards ------------------------------------------------------------------------------------------------
+
+    def backward_facts(self) -> BackwardFacts:
+        """Experiments on the backward of one pass: linear, blind to layout, and does it write where it must not?"""
+        return backward_facts(self)
+
+    def layout_faults(self) -> tuple[tuple[Fault, ...], str]:
+        """What changes when every input comes in another memory order; and what could not be tried."""
+        return layout_faults(self)
 
     # -- Cuttable -------------------------------------------------------------------------------------------------
 

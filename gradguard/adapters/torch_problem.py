@@ -11,11 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gradguard.adapters.backward_base import Fault
 from gradguard.adapters.base import BlockFacts, Counts, Identity, Outside
 from gradguard.adapters.nesting import flatten
+from gradguard.adapters.torch_failures import failure_of
 from gradguard.adapters.torch_leaves import differentiable, graph_leaves
 from gradguard.adapters.torch_session import Habits, Session
-from gradguard.blocks import SIGNIFICANT, Block, Tangent, draw, window_slices
+from gradguard.blocks import SIGNIFICANT, Block, Tangent, axis_name, draw, window_slices
 from gradguard.errors import UsageError
 
 __all__ = ["TorchProblem", "real_view"]
@@ -82,8 +84,8 @@ class TorchProblem:
         self.names: list[str] = []
         self.frozen: dict[int, list[int]] = {}
         self.exchange: dict[int, torch.Tensor] = {}
+        self.failure: Fault | None = None
         self._offset: tuple[Tangent, float] | None = None
-        self._moved: set[int] = set(range(len(self.leaves)))
         self._cotangents: list[torch.Tensor] | None = None
         self._base: list[torch.Tensor] = []
         self._gradients: list[torch.Tensor | None] | None = None
@@ -245,8 +247,12 @@ class TorchProblem:
         try:
             with self.habits.mode(backward=True):
                 found = torch.autograd.grad(heads, wanted, cotangents, allow_unused=True)
-        except RuntimeError as error:
-            if "checkpoint" not in str(error):
+        except Exception as error:
+            if not isinstance(error, RuntimeError) or "checkpoint" not in str(error):
+                # Where lifting is what it cannot take, the native path decides.
+                self.failure = None if self.path.startswith("lifted") else failure_of(self, error)
+                if self.failure is not None:
+                    return [None] * len(self.leaves), ["none: backward fails"] * len(self.leaves)
                 raise UsageError(
                     f"backward raised {type(error).__name__}: {error}", where=self.where,
                     todo="run loss.backward() on the same inputs to see it outside gradguard",
@@ -337,15 +343,19 @@ class TorchProblem:
         direction = self._direction(tangent) if tangent is not None else []
         offset = self._direction(self._offset[0]) if self._offset is not None else []
         with torch.no_grad():
-            moved = [i for i in range(len(self.leaves)) if i in self._moved or (direction and direction[i] is not None)]
+            # Another problem on the same leaves (a point nearby, a module alone) may have left them elsewhere.
+            elsewhere = self.session.moved
+            moved = [
+                i for i, leaf in enumerate(self.leaves) if id(leaf) in elsewhere or (direction and direction[i] is not None)
+            ]
             if moved:
                 torch._foreach_copy_([self.leaves[i].data for i in moved], [self.originals[i] for i in moved])
-            self._moved = set()
+                elsewhere.difference_update(id(self.leaves[i]) for i in moved)
             if self._offset is not None:
                 for i, u in enumerate(offset):
                     if u is not None:
                         self._add(i, u, self._offset[0], self._offset[1])
-                        self._moved.add(i)
+                        elsewhere.add(id(self.leaves[i]))
             if tangent is not None and t != 0.0:
                 active = [i for i, u in enumerate(direction) if u is not None]
                 floats = [i for i in active if direction[i].dtype != torch.int8]  # type: ignore[union-attr]  # not None: active
@@ -357,7 +367,7 @@ class TorchProblem:
                     u = direction[i]
                     if u is not None and u.dtype == torch.int8:
                         self._add(i, u, tangent, t)
-                self._moved |= set(active)
+                elsewhere.update(id(self.leaves[i]) for i in active)
 
     # -- Differentiable -------------------------------------------------------------------------------------------
 
@@ -402,22 +412,24 @@ class TorchProblem:
         if g is None or u is None or g.is_complex() or g.dim() < 1 or g.shape != u.shape:
             return {}
         g, u = g.double(), u.double() * (tangent.scales[block] / SIGNIFICANT if u.dtype == torch.int8 else 1.0)
-        found = {"rows reversed": g.flip(0), "rows moved by one": g.roll(1, 0), "rows moved back by one": g.roll(-1, 0)}
+        found: dict[str, torch.Tensor] = {}
+        for axis in range(g.dim()):
+            what = axis_name(axis, g.dim())
+            found[f"{what} reversed"] = g.flip(axis)
+            found[f"{what} moved by one"] = g.roll(1, axis)
+            found[f"{what} moved back by one"] = g.roll(-1, axis)
         if g.dim() >= 2:
             found["transposed"] = g.reshape(*g.shape[:-2], g.shape[-1], g.shape[-2]).transpose(-1, -2)
-            found["columns reversed"] = g.flip(-1)
-            found["columns moved by one"] = g.roll(1, -1)
-            found["columns moved back by one"] = g.roll(-1, -1)
         return {name: float((other * u).sum()) for name, other in found.items()}
 
-    def row_shares(self, block: int, tangent: Tangent, row: int) -> NDArray[np.float64]:
-        """<g_j, u_row> for every row j of a block's gradient, shape (rows,): which row stands where ``row`` should?"""
+    def slice_shares(self, block: int, tangent: Tangent, axis: int, index: int) -> NDArray[np.float64]:
+        """<g_j, u_index> for every slice j along an axis, shape (extent,): which stands where ``index`` should?"""
         g, u = self._ensure()[block], self._direction(tangent)[block]
         if g is None or u is None or g.is_complex() or g.dim() < 1:
             return np.zeros(0)
         factor = tangent.scales[block] / SIGNIFICANT if u.dtype == torch.int8 else 1.0
-        flat = g.double().reshape(g.shape[0], -1)
-        return (flat @ (u[row].double().reshape(-1) * factor)).cpu().numpy()
+        flat = g.double().movedim(axis, 0).reshape(g.shape[axis], -1)
+        return (flat @ (u.select(axis, index).double().reshape(-1) * factor)).cpu().numpy()
 
     def _value(self) -> float:
         assert self._cotangents is not None

@@ -16,6 +16,8 @@ MEASUREMENTS: dict[str, str] = {
     "kinks": "kinks:measure",
     "detached": "detached:measure",
     "localisation": "localisation:measure",
+    "backwards": "backwards:measure",
+    "layouts": "layouts:measure",
     "training_run": "training_run:measure",
     "passes": "passes:measure",
     "units": "units:measure",

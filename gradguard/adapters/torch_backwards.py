@@ -1,0 +1,231 @@
+"""One forward pass, and its backward again and again: is it linear, blind to layout, and does it leave things alone?
+
+A healthy model pays one forward and two backwards where the output is one number, three where it has entries, one more
+where its graph has custom functions. What fails is then taken apart, on the same graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from gradguard.adapters.backward_base import BackwardFacts, Fault
+from gradguard.adapters.torch_cotangents import (
+    Experiment,
+    difference,
+    expanded,
+    far,
+    linear_limit,
+    other_layout,
+    scaled,
+    uniform,
+)
+from gradguard.adapters.torch_functions import FunctionWatch, custom_nodes, examine, name_of, tensors_of
+from gradguard.adapters.torch_nodes import record_nodes
+from gradguard.adapters.torch_session import RandomState
+
+if TYPE_CHECKING:
+    from gradguard.adapters.torch_modules import TorchModuleProblem
+
+__all__ = ["Handed", "backward_facts", "put_back"]
+
+SUMS = 1e-7
+"""Relative difference of sums and layouts (float64) from which on the rounding is measured."""
+SUMS_SINGLE = 1e-3
+
+
+@dataclass(frozen=True)
+class Handed:
+    """An input as the function got it, and a tensor with the values that it had then."""
+
+    name: str
+    given: torch.Tensor
+    own: torch.Tensor
+    before: torch.Tensor
+
+
+def put_back(problem: TorchModuleProblem) -> None:
+    """Every leaf at the point again, whatever has been written into it."""
+    problem.session.moved.update(id(leaf) for leaf in problem.leaves)
+    problem._place(None, 0.0)
+
+
+class Again:
+    """The graph of one forward pass, and its backward for any cotangents, from the same random state each time."""
+
+    def __init__(self, problem: TorchModuleProblem) -> None:
+        self.problem = problem
+        problem._ensure()
+        problem.session.moved.update(id(leaf) for leaf in problem.leaves)
+        problem._place(None, 0.0)
+        result = problem.session.call(problem.call, problem.habits, grad=True)
+        problem.counts.forwards += problem.share
+        outputs = problem.collect(result)
+        live = [outputs.tensors[i] for i in problem.used]
+        pairs = [(o, v) for o, v in zip(live, problem._cotangents or (), strict=True) if o.requires_grad]
+        self.heads = [o for o, _ in pairs]
+        self.cotangents: list[torch.Tensor] = [v.to(o.dtype) for o, v in pairs]
+        self.wanted = [leaf for leaf in problem.leaves if leaf.requires_grad]
+        self.names = [b.name for b, leaf in zip(problem.blocks, problem.leaves, strict=True) if leaf.requires_grad]
+        self.state = RandomState()
+
+    @property
+    def usable(self) -> bool:
+        """Whether there is a graph at all."""
+        return bool(self.heads) and bool(self.wanted)
+
+    def run(self, cotangents: Sequence[Any]) -> list[torch.Tensor | None]:
+        """The gradients of the blocks that require one, in their order."""
+        self.problem.counts.backwards += self.problem.share
+        self.state.restore()
+        with self.problem.habits.mode(backward=True):
+            found = torch.autograd.grad(self.heads, self.wanted, list(cotangents), allow_unused=True, retain_graph=True)
+        return tensors_of(found)
+
+    def redrawn(self, cotangents: Sequence[Any]) -> list[torch.Tensor | None]:
+        """The same from another random state."""
+        self.problem.counts.backwards += self.problem.share
+        torch.manual_seed(self.problem.seed + 1)
+        with self.problem.habits.mode(backward=True):
+            found = torch.autograd.grad(self.heads, self.wanted, list(cotangents), allow_unused=True, retain_graph=True)
+        return tensors_of(found)
+
+
+def backward_facts(problem: TorchModuleProblem) -> BackwardFacts:
+    """What the backward of this problem does besides returning a gradient."""
+    if problem.failure is not None:
+        reason = problem.failure.detail
+        return BackwardFacts(faults=(problem.failure,), skipped={"linearity": reason, "layout": reason})
+    try:
+        again = Again(problem)
+        written = list(_writes(problem))
+        facts = _facts(problem, again) if again.usable else BackwardFacts(skipped={"linearity": "nothing has a graph"})
+    finally:
+        problem.session.moved.update(id(leaf) for leaf in problem.leaves)
+        problem._place(None, 0.0)
+        problem.session.reset(problem.habits)
+    return replace(facts, faults=(*written, *facts.faults))
+
+
+def _facts(problem: TorchModuleProblem, again: Again) -> BackwardFacts:
+    nodes = custom_nodes(again.heads)
+    blocks = {id(leaf): block.name for leaf, block in zip(problem.leaves, problem.blocks, strict=True)}
+    watch = FunctionWatch(nodes, blocks, problem.session.lift)
+    functions = tuple(dict.fromkeys(name_of(node) for node in nodes))
+    known = [g for g, leaf in zip(problem._ensure(), problem.leaves, strict=True) if leaf.requires_grad]
+    limit = linear_limit(known)
+    compare = Experiment(again.names)
+    try:
+        if nodes:
+            with watch.watching():
+                first = again.run(again.cotangents)
+            if watch.faults:
+                found = _placed(problem, watch, functions)
+                return BackwardFacts(faults=tuple(found), functions=functions, tried=("functions",), skipped=watch.skipped)
+        else:
+            first = known
+        if compare.of(first, known)[0] > limit:
+            reason = "the gradient is not the same from call to call"
+            return BackwardFacts(functions=functions, skipped={"linearity": reason, "layout": reason, "second": reason})
+        power = far(again.cotangents)
+        tried = [f"-2^{power} g"]
+        bad = compare.of(again.run(scaled(again.cotangents, -(2.0**power))), known, -(2.0**power))[0] > limit
+        drew = again.state.drawn_since()
+        if all(v.numel() <= 1 for v in again.cotangents):
+            tried.append(f"2^-{power} g")
+            bad = bad or compare.of(again.run(scaled(again.cotangents, 2.0**-power)), known, 2.0**-power)[0] > limit
+        else:
+            tried += [f"2^-{power} h, expanded", "g + h, transposed"]
+            bad = bad or _sums_differ(again, known, power, compare)
+        faults: list[Fault] = []
+        if drew:
+            size, block = compare.of(again.redrawn(again.cotangents), known)
+            if size > limit:
+                what = "random numbers drawn in backward"
+                faults.append(Fault(kind="draws", what=what, block=block, size=size, limit=limit, detail=_drawing(problem)))
+        if bad:
+            faults += examine(again.cotangents, known, again.run(again.cotangents), again.run, again.names)
+    except RuntimeError as error:
+        reason = f"backward cannot be run again on the same graph: {str(error).splitlines()[0]}"
+        return BackwardFacts(functions=functions, skipped={"linearity": reason, "layout": reason, "second": reason})
+    return BackwardFacts(faults=tuple(faults), functions=functions, tried=tuple(tried), skipped=watch.skipped)
+
+
+def _sums_differ(again: Again, known: Sequence[torch.Tensor | None], power: int, compare: Experiment) -> bool:
+    """g(v + h), transposed, against g(v) + 2^k g(2^-k h), h a constant that is expanded: three properties in two backwards."""
+    small = again.run(scaled_small(again.cotangents, power))
+    other = [None if s is None else s * 2.0**power for s in small]
+    both = again.run([other_layout(v + h) for v, h in zip(again.cotangents, uniform(again.cotangents), strict=True)])
+    expected = [k if o is None else o if k is None else k + o for k, o in zip(known, other, strict=True)]
+    allowed = SUMS if all(v.dtype in (torch.float64, torch.complex128) for v in again.cotangents) else SUMS_SINGLE
+    return compare.of(both, expected)[0] > allowed
+
+
+def scaled_small(cotangents: Sequence[torch.Tensor], power: int) -> list[Any]:
+    """2^-k h, expanded from one number."""
+    return [torch.mul(h[(0,) * h.dim()] if h.numel() else h.sum(), 2.0**-power).expand(h.shape) for h in expanded(cotangents)]
+
+
+def _placed(problem: TorchModuleProblem, watch: FunctionWatch, functions: tuple[str, ...]) -> list[Fault]:
+    """The faults with the module and the line that called the function; the same fault of one function once."""
+    calls = record_nodes(problem)
+    order = dict(enumerate(calls)) if len(calls) >= len(watch.nodes) else {}
+    found: dict[tuple[str, str, str, str, str], Fault] = {}
+    for index, fault in watch.faults:
+        call = order.get(index)
+        if call is not None and call.facts.name == fault.function:
+            fault = replace(fault, module=call.facts.module, location=call.facts.location)
+            if not fault.block:
+                fault = replace(fault, block=next((name for name in call.facts.origins if name and fault.kind == "shape"), ""))
+        key = (fault.kind, fault.what, fault.function, fault.module, fault.block)
+        if key not in found or fault.size > found[key].size:
+            found[key] = fault
+    return list(found.values())
+
+
+def _drawing(problem: TorchModuleProblem) -> str:
+    """The modules that draw random numbers in forward, innermost."""
+    states: list[tuple[torch.nn.Module, RandomState]] = []
+    paths = {id(module): path for path, module in problem.children.items()}
+    drawing: list[str] = []
+
+    def enter(module: torch.nn.Module, args: Any) -> None:
+        states.append((module, RandomState()))
+
+    def leave(module: torch.nn.Module, args: Any, output: Any) -> None:
+        if states and states[-1][0] is module and states.pop()[1].drawn_since() and not module._modules:
+            drawing.append(f"{paths.get(id(module), '') or 'the model'} ({type(module).__name__})")
+
+    with problem._hooked(problem.children, enter, leave):
+        problem.session.call(problem.call, problem.habits, grad=True)
+    problem.counts.forwards += problem.share
+    return ", ".join(dict.fromkeys(drawing))
+
+
+def _writes(problem: TorchModuleProblem) -> list[Fault]:
+    """What the forward pass that has just run wrote into its inputs and parameters."""
+    found = []
+    for handed in problem.handed:
+        if handed.given.layout != torch.strided or difference(handed.given.detach(), handed.before.detach()) == 0.0:
+            continue
+        with problem.exchanged(handed.own, handed.given.detach().clone()):
+            changed = problem._difference(problem._plain_outputs(), problem._base)
+        found.append(_write("forward", f"input {handed.name}", handed.name, changed, problem))
+    for block, leaf, original in zip(problem.blocks, problem.leaves, problem.originals, strict=True):
+        if original.layout != torch.strided or leaf.shape != original.shape:
+            continue
+        if difference(leaf.detach(), original.to(leaf.dtype)) > 0.0:
+            changed = problem._difference(problem._plain_outputs(), problem._base)
+            found.append(_write("forward", f"{block.kind} {block.name}", block.name, changed, problem))
+    return found
+
+
+def _write(who: str, what: str, block: str, changed: float, problem: TorchModuleProblem) -> Fault:
+    limit = 1e4 * (2.0**-52 if problem.session.lift or problem.path == "float64" else 2.0**-23)
+    return Fault(
+        kind="write", what=what, block=block, size=changed, limit=limit, harmless=changed <= limit,
+        detail=f"{who} writes into it; called again on what it left, the value differs by {changed:.2g} of its largest entry",
+    )

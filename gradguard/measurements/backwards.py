@@ -1,0 +1,28 @@
+"""What backward does besides returning a gradient: experiments with cotangents, layouts and repeated calls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from gradguard.adapters.backward_base import BackwardFacts, Backwards
+from gradguard.adapters.base import Problem, Settings
+from gradguard.measurements.base import Evidence, Measurement, Unavailable
+
+__all__ = ["BackwardPasses", "measure"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackwardPasses(Measurement):
+    """The faults that a few backward passes showed; ``facts.skipped`` says what could not be tried, by kind."""
+
+    name: ClassVar[str] = "backwards"
+    facts: BackwardFacts
+
+
+def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tuple[str, ...]) -> Measurement:
+    """The measurement ``backwards``."""
+    if not isinstance(problem, Backwards):
+        return Unavailable(wanted="backwards", reason="this problem's backward cannot be run with other cotangents")
+    facts = problem.backward_facts()
+    return BackwardPasses(facts=facts, path=", ".join(facts.tried), reason="; ".join(dict.fromkeys(facts.skipped.values())))
