@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -164,14 +165,16 @@ def _scheduler_factors(schedule: Any) -> tuple[float, ...]:
     start = [float(g["lr"]) or float(g.get("initial_lr", 0.0)) for g in mine.optimizer.param_groups]
     mine.optimizer.zero_grad()
     factors = []
-    for _ in range(HORIZON):
-        rates = [float(g["lr"]) for g in mine.optimizer.param_groups]
-        factors.append(max((r / s for r, s in zip(rates, start, strict=True) if s > 0), default=1.0))
-        try:
-            mine.optimizer.step()
-            mine.step()
-        except Exception:  # a cycle that has come to its end, or one that waits for a metric
-            break
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a scheduler finds fault with the order of steps on a copy, where none was taken
+        for _ in range(HORIZON):
+            rates = [float(g["lr"]) for g in mine.optimizer.param_groups]
+            factors.append(max((r / s for r, s in zip(rates, start, strict=True) if s > 0), default=1.0))
+            try:
+                mine.optimizer.step()
+                mine.step()
+            except Exception:  # a cycle that has come to its end, or one that waits for a metric
+                break
     return tuple(factors)
 
 

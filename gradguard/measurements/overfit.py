@@ -77,6 +77,8 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
     observed: RateObservation | None = the(evidence, RateObservation)
     if observed is None or observed.own is None:
         return Unavailable(wanted=Overfit.name, reason="every learning rate is 0")
+    if observed.broken:
+        return Unavailable(wanted=Overfit.name, reason=observed.broken)
     trainable = sum(p.size for p in problem.training.parameters if p.trainable)
     best = observed.best
     first = _facts(problem, "start", settings)

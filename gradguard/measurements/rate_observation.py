@@ -50,6 +50,8 @@ class RateObservation(Measurement):
     schedule: str = ""
     objective: str = "supervised"
     batches: int = 1
+    broken: str = ""
+    """Why nothing can be said of rates: the loss or gradient is not finite before the first step."""
 
     @property
     def own(self) -> RateRun | None:
@@ -100,7 +102,7 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
         runs=tuple(search.runs.values()), low=search.low, high=search.high, worth=search.worth,
         unit=moving[0] if moving else 0.0, rates=rates, optimizer=problem.training.optimizer.name, steps=search.steps,
         peak=problem.plan.peak, schedule=problem.plan.source, objective=problem.objective,
-        batches=problem.training.batch_count, path=problem.path, reason="; ".join(problem.notes),
+        batches=problem.training.batch_count, broken=search.broken, path=problem.path, reason="; ".join(problem.notes),
     )
 
 
@@ -160,10 +162,17 @@ class _Search:
         self.runs: dict[tuple[float, int], RateRun] = {}
         self.limits = RateLimits()
         self.low, self.high = 0.0, math.inf
+        bad = [index for index, loss in enumerate(losses) if not math.isfinite(loss)]
+        self.broken = f"the loss of batch {bad[0]} is not finite before training" if bad else ""
 
     def explore(self) -> None:
-        """At most ``RUNS`` runs."""
+        """At most ``RUNS`` runs; one where it cannot take a step."""
         self.run(1.0)
+        first = self.runs[1.0, 0]
+        if first.stopped and len(first.losses) <= 1 and not first.after:
+            self.broken = self.broken or first.stopped
+        if self.broken:
+            return
         self.run(0.1)
         factor = 1.0
         if self.holds(1.0):

@@ -37,7 +37,7 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
         row: dict[str, object] = {"group": index, "lr": lr, "optimizer": observed.optimizer if observed else ""}
         if curvature is not None and index < len(curvature.groups):
             row.update(_predicted(curvature.groups[index]), evaluations=curvature.evaluations)
-        if observed is not None and observed.runs and lr > 0:
+        if observed is not None and observed.runs and not observed.broken and lr > 0:
             row.update(
                 training_limit=training_limit(observed) * lr, training_low=observed.low * lr, training_high=observed.high * lr
             )

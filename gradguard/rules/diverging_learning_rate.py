@@ -28,7 +28,7 @@ class DivergingLearningRate(Rule):
     What it does:
         Trains copies for a short while from the state that it was given, at the rate as set, a tenth and ten times of it,
         and between, on the same batches. Diverged is: not finite; the same batches' loss ends above where it began; a
-        blow-up after which a lower rate has gained a third more; or hardly any gain where a lower rate has ten
+        blow-up after which a lower rate has gained at least twice as much; or hardly any gain where a lower rate has ten
         times as much. What is finite is confirmed by a run four times as long. The finding names the rate that holds and
         the interval of the limit. Curvature (the largest eigenvalue of the preconditioned Hessian) explains it.
 
@@ -62,7 +62,7 @@ class DivergingLearningRate(Rule):
 
     worse: float = 0.05
     rise: float = 0.5
-    recovered: float = 0.75
+    recovered: float = 0.5
     reached: float = 0.1
     overshoot: float = 0.1
 
@@ -77,6 +77,8 @@ class DivergingLearningRate(Rule):
         run = observed.own
         if run is None:
             return Outcome(status="skipped", reason="every learning rate is 0")
+        if observed.broken:
+            return Outcome(status="skipped", reason=f"{observed.broken}: that is not the rate's fault")
         limits = RateLimits(
             worse=self.worse, rise=self.rise, recovered=self.recovered, reached=self.reached, overshoot=self.overshoot
         )

@@ -69,6 +69,8 @@ class StalledTraining(Rule):
         if run is None:
             return self.outcome([self._zero(observed)])
         findings = self._zero_groups(observed)
+        if observed.broken:
+            return Outcome(status="skipped", reason=observed.broken)
         larger = self._larger(observed, run)
         if larger is None or observed.objective != "supervised":
             return self.outcome(findings)
