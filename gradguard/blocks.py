@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Block", "Entries", "Tangent", "Window", "draw", "entry_name", "matching", "nearest", "select_blocks", "window_slices"]
+__all__ = ["Block", "Entries", "Tangent", "Window", "axis_name", "draw", "entry_name", "matching", "nearest", "select_blocks", "window_slices"]
 
 SIGNIFICANT = 64
 """Magnitudes are m / 64 with 32 <= m < 96: 7 significant bits, so that x + t u adds almost no representation error."""
@@ -111,6 +111,13 @@ def window_slices(windows: Iterable[Window], dimensions: int) -> tuple[slice, ..
         low[window.axis] = max(low[window.axis], window.start)
         high[window.axis] = min(high[window.axis], window.stop)
     return tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+
+
+def axis_name(axis: int, dimensions: int) -> str:
+    """What the slices along an axis are called: rows and columns are the last two axes, entries those of a vector."""
+    if dimensions == 1:
+        return "entries"
+    return {dimensions - 1: "columns", dimensions - 2: "rows"}.get(axis, f"slices of axis {axis}")
 
 
 def entry_name(name: str, shape: Sequence[int], index: int) -> str:

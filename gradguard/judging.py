@@ -102,6 +102,9 @@ def _assemble(
         checks.append(
             Check(scenario=scenario, code=rule.code, rule=rule.slug, status=status, reason=reason, margin=outcome.margin)
         )
+    # A cause is named by fingerprint, which the scenario's name is part of.
+    named = {replace(f, scenario="").fingerprint: f.fingerprint for f in findings}
+    findings = [replace(f, caused_by=named.get(f.caused_by, f.caused_by)) for f in findings]
     judged = {rule.code for rule in rules}
     findings.extend(_unused(ignores, used, judged, scenario))
     return Report(triage(findings), checks, _tables(evidence, scenario))

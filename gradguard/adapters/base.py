@@ -181,8 +181,8 @@ class Comparable(Protocol):
         """<g', u> for gradients g' that are a common mistake away from the analytical one, by name."""
         ...
 
-    def row_shares(self, block: int, tangent: Tangent, row: int) -> NDArray[np.float64]:
-        """<g_j, u_row> for every row j of the block's gradient, shape (rows,)."""
+    def slice_shares(self, block: int, tangent: Tangent, axis: int, index: int) -> NDArray[np.float64]:
+        """<g_j, u_index> for every slice j of the block's gradient along an axis, shape (extent,)."""
         ...
 
 

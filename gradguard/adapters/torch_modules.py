@@ -21,6 +21,7 @@ from gradguard.adapters.torch_layouts import layout_faults
 from gradguard.adapters.torch_leaves import differentiable, dtype_name, parameter_places
 from gradguard.adapters.torch_nodes import NodeCall, record_nodes
 from gradguard.adapters.torch_problem import TorchProblem
+from gradguard.adapters.torch_second_order import second_order
 from gradguard.blocks import Block, Tangent
 from gradguard.errors import UsageError
 
@@ -250,6 +251,10 @@ class TorchModuleProblem(TorchProblem):
     def layout_faults(self) -> tuple[tuple[Fault, ...], str]:
         """What changes when every input comes in another memory order; and what could not be tried."""
         return layout_faults(self)
+
+    def second_order(self) -> TorchProblem | str:
+        """The gradient as a function of its own; or why there is none."""
+        return second_order(self)
 
     # -- Cuttable -------------------------------------------------------------------------------------------------
 

@@ -133,6 +133,8 @@ class Session:
         self.tensors = list(found.values())
         self.lift = lift
         self.seed = seed
+        self.moved: set[int] = set()
+        """Ids of the leaves that are not at the point now."""
         self.native = {id(t): t.dtype for t in self.tensors}
 
     def __enter__(self) -> Session:

@@ -12,7 +12,7 @@ from math import prod, sqrt
 import numpy as np
 
 from gradguard.adapters.base import Comparable, Differentiable
-from gradguard.blocks import Block, Entries, Tangent, Window, entry_name
+from gradguard.blocks import Block, Entries, Tangent, Window, axis_name, entry_name
 from gradguard.measurements.shots import Shooter, Shot
 
 __all__ = ["Extent", "find_extent", "name_ratio"]
@@ -204,29 +204,32 @@ def _sliced_pattern(search: _Search) -> tuple[str, str] | None:
 
 
 def _permuted_pattern(search: _Search) -> tuple[str, str] | None:
-    """Is each row of the gradient another row of the right one?"""
+    """Is each slice of the gradient along some axis another slice of the right one?"""
     shape = search.block.shape
-    if not isinstance(search.problem, Comparable) or not shape or shape[0] < 2 or prod(shape) == shape[0]:
+    if not isinstance(search.problem, Comparable):
         return None
-    moved: dict[int, int] = {}
-    rows = sorted({0, shape[0] // 3, shape[0] // 2, shape[0] - 1})
-    for row in rows:
-        window = (Window(axis=0, start=row, stop=row + 1),)
-        part = Tangent(seed=search.tangent.seed, scales=search.tangent.scales, windows={search.index: window})
-        numerical = float(search.problem.slopes([part])[0].sum()) - search.difference(window)
-        shares = search.problem.row_shares(search.index, search.tangent, row)
-        fits = np.flatnonzero(np.abs(shares - numerical) <= search.tolerance)
-        if len(fits) != 1:
-            return None
-        moved[row] = int(fits[0])
-    wrong = {row: source for row, source in moved.items() if row != source}
-    if not wrong:
-        return None
-    row, source = next(iter(wrong.items()))
-    return (
-        f"rows permuted: what belongs to row {row} stands in row {source}",
-        "an index in backward is mapped another way than in forward (h % G for h // G, a permutation for its inverse)",
-    )
+    for axis, extent in enumerate(shape):
+        if extent < 2 or prod(shape) == extent:
+            continue
+        moved: dict[int, int] = {}
+        for index in sorted({0, extent // 3, extent // 2, extent - 1}):
+            window = (Window(axis=axis, start=index, stop=index + 1),)
+            part = Tangent(seed=search.tangent.seed, scales=search.tangent.scales, windows={search.index: window})
+            numerical = float(search.problem.slopes([part])[0].sum()) - search.difference(window)
+            shares = search.problem.slice_shares(search.index, search.tangent, axis, index)
+            fits = np.flatnonzero(np.abs(shares - numerical) <= search.tolerance)
+            if len(fits) != 1:
+                break
+            moved[index] = int(fits[0])
+        wrong = {index: source for index, source in moved.items() if index != source}
+        if not wrong or len(moved) < len({0, extent // 3, extent // 2, extent - 1}):
+            continue
+        index, source = next(iter(wrong.items()))
+        return (
+            f"{axis_name(axis, len(shape))} permuted: what belongs to {index} stands in {source}",
+            "an index in backward is mapped another way than in forward (h % G for h // G, a permutation for its inverse)",
+        )
+    return None
 
 
 def _scattered(search: _Search, box: list[tuple[int, int]]) -> list[int]:
@@ -269,9 +272,8 @@ def _text(
     for axis, (start, stop) in enumerate(box):
         if stop - start == shape[axis]:
             continue
-        name = {0: "row", 1: "column"}.get(axis, f"index of axis {axis}")
-        name = "entry" if len(shape) == 1 else name
-        parts.append(f"{name} {start}" if stop - start == 1 else f"{name}s {start} to {stop - 1}")
+        name = axis_name(axis, len(shape))
+        parts.append(f"{name} {start}" if stop - start == 1 else f"{name} {start} to {stop - 1}")
     return f"{' of '.join(parts)}{share}", count
 
 
@@ -292,7 +294,7 @@ def _part_pattern(
         return (f"a single entry, {kind}" if kind else "a single entry"), "an off-by-one in an index, or a special case of one position"
     for axis, (start, stop) in enumerate(box):
         if (stop - start) < shape[axis]:
-            what = {0: "rows", 1: "columns"}.get(axis, f"indices of axis {axis}") if len(shape) > 1 else "entries"
+            what = axis_name(axis, len(shape))
             if stop - start > shape[axis] // 2:
                 return kind, "a term of the derivative is missing, or multiplied where it should be added"
             if stop == shape[axis] and start > 0:

@@ -15,10 +15,11 @@ import numpy as np
 from gradguard.adapters.base import BlockFacts, Differentiable, Modular, Problem, Settings
 from gradguard.blocks import Block
 from gradguard.finding import Table
-from gradguard.measurements.base import Evidence, Measurement, Unavailable
+from gradguard.measurements.base import Evidence, Measurement, Unavailable, the
+from gradguard.measurements.determinism import Determinism
 from gradguard.measurements.shots import Shooter, Shot, equalising_scales
 
-__all__ = ["BlockResult", "Gradients", "measure"]
+__all__ = ["BlockResult", "Gradients", "compare", "measure", "nudged"]
 
 GOAL = 5e-7
 """The resolution that more tangents are spent for."""
@@ -166,19 +167,22 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
     """The measurement ``gradients``, or why it could not be made."""
     if not isinstance(problem, Differentiable):
         return Unavailable(wanted="gradients", reason="the problem has no gradient to compare")
+    determinism = the(evidence, Determinism)
+    if determinism is not None and not determinism.usable:
+        return Unavailable(wanted="gradients", reason="the value changes from call to call, so its differences mean nothing (GG104)")
     if settings.method == "entrywise":
         from gradguard.measurements.entrywise import measure_entrywise
 
         return measure_entrywise(problem, settings)
     found = compare(problem, settings)
     if found.at_point and found.wrong:
-        nearby = _nudged(problem, found, settings)
+        nearby = nudged(problem, found, settings)
         if nearby is not None:
             return replace(nearby, at_point=False)
     return found
 
 
-def _nudged(problem: Differentiable, found: Gradients, settings: Settings) -> Gradients | None:
+def nudged(problem: Differentiable, found: Gradients, settings: Settings) -> Gradients | None:
     """The comparison at a point nearby, where every block that differs here is right; None where one is wrong there too."""
     shooter = Shooter(problem, settings.seed + 31)
     moved = [i for i, r in enumerate(found.results) if r.verdict in ("pass", "fail", "zero", "inconclusive")]
@@ -362,17 +366,22 @@ def _modules(state: _State, problem: Modular, settings: Settings) -> None:
         block = state.blocks[i]
         if i in state.alone or block.module is None:
             continue
-        if block.module not in done:
-            alone = problem.module_problem(block.module)
-            done[block.module] = compare(alone, replace(settings, seed=settings.seed + 17)) if alone is not None else None
-        inside = done[block.module]
+        path = block.module
+        while True:
+            if path not in done:
+                alone = problem.module_problem(path)
+                done[path] = compare(alone, replace(settings, seed=settings.seed + 17)) if alone is not None else None
+            inside = done[path]
+            if inside is not None or not path:
+                break
+            path = path.rpartition(".")[0]  # a module that only holds the parameter: the one around it uses it
         names = [r.block.name for r in inside.results] if inside is not None else []
         if inside is not None and block.name in names:
             result = inside.results[names.index(block.name)]
             if result.verdict == "inconclusive" or (result.verdict != "fail" and result.resolution >= state.resolution(i)):
                 continue
             state.alone[i] = replace(
-                result, block=block, path=f"{block.module or 'the model'} alone",
+                result, block=block, path=f"{path or 'the model'} alone",
                 reason=result.reason or "its share of the whole model's slope is below what can be resolved",
             )
 

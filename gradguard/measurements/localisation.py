@@ -54,6 +54,12 @@ class Localisation(Measurement):
         """Whether the block's own module is right, and it only carries another's error."""
         return block in self.downstream
 
+    def cause(self, block: str) -> Place | None:
+        """The place that a carried block's error comes from."""
+        if not self.carried(block):
+            return None
+        return next(iter((*self.inputs, *self.places)), None)
+
 
 BLOCKS = 8
 """Wrong blocks whose entries are looked at."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from gradguard.finding import Outcome
-from gradguard.measurements.base import Evidence, the
+from gradguard.measurements.base import Evidence, Unavailable, the
 from gradguard.measurements.gradients import Gradients
 from gradguard.rules.base import Rule
 
@@ -35,10 +35,16 @@ class VacuousCheck(Rule):
 
     code: ClassVar[str] = "GG902"
     slug: ClassVar[str] = "vacuous-check"
-    needs: ClassVar[tuple[str, ...]] = ("gradients",)
+    optional: ClassVar[tuple[str, ...]] = ("gradients",)
 
     def judge(self, evidence: Evidence) -> Outcome:
         """One finding where no block was compared."""
+        measured = evidence.get(Gradients.name)
+        if measured is None:
+            return Outcome(status="skipped", reason="no gradient was asked for")
+        if isinstance(measured, Unavailable):
+            hint = "make the value the same in every call, and the function one that has a gradient"
+            return self.outcome([self.finding(f"nothing was compared: {measured.reason}", count=0, hint=hint)])
         gradients = the(evidence, Gradients)
         empty = bool(gradients.results) and all(r.verdict == "empty" for r in gradients.results)
         if gradients.compared or empty:
