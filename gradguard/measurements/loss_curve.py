@@ -17,8 +17,8 @@ class CurveShape:
     """Smoothed: ``first``, ``floor`` (at step ``floor_step``), ``peak`` after the floor, ``end``; and ``noise``.
 
     ``first`` and ``end`` are medians over a twentieth of the run, at least 5 steps; ``noise`` is the standard deviation of
-    single steps about the running median, from its median deviation. ``falling``: the last part of the run lies clearly
-    below the part before it. ``nonfinite`` are the steps whose loss is not finite, ``finite_after`` the number of finite
+    single steps about the running median, from median deviations. ``drop`` is by how much the last third after the peak
+    lies below the third before it (0 where that is within the noise). ``nonfinite`` are the steps whose loss is not finite, ``finite_after`` the number of finite
     steps after the last of them. ``rate_rose``: the rate after the floor exceeds that before it, by this factor.
     """
 
@@ -30,7 +30,7 @@ class CurveShape:
     peak_step: int = 0
     end: float = math.nan
     noise: float = 0.0
-    falling: bool = False
+    drop: float = 0.0
     nonfinite: tuple[int, ...] = ()
     finite_after: int = 0
     rate_rose: float = 1.0
@@ -45,23 +45,27 @@ def shape_of(losses: Sequence[float], rates: Sequence[float] = ()) -> CurveShape
         return CurveShape(steps=len(values), nonfinite=tuple(map(int, bad)), finite_after=_after(values, bad))
     width = max(5, len(kept) // 20) | 1
     smooth = running_median(kept, width)
-    spread = 1.4826 * float(np.median(np.abs(kept - smooth)))
+    steps = np.diff(kept)
+    spread = 1.4826 * max(
+        float(np.median(np.abs(kept - smooth))), float(np.median(np.abs(steps - np.median(steps)))) / 2.0**0.5
+    )
     floor = int(np.argmin(smooth))
     peak = floor + int(np.argmax(smooth[floor:]))
     third = max(width, (len(kept) - peak) // 3)
     late, before = kept[-third:], kept[-2 * third : -third]
     error = 2.5 * spread / third**0.5
-    falling = len(before) > 0 and float(np.median(late)) < float(np.median(before)) - error
+    drop = float(np.median(before) - np.median(late)) if len(before) else 0.0
     return CurveShape(
         steps=len(values), first=float(np.median(kept[:width])), floor=float(smooth[floor]), floor_step=floor,
-        peak=float(smooth[peak]), peak_step=peak, end=float(np.median(kept[-width:])), noise=spread, falling=falling,
+        peak=float(smooth[peak]), peak_step=peak, end=float(np.median(kept[-width:])), noise=spread,
+        drop=drop if drop > error else 0.0,
         nonfinite=tuple(map(int, bad)), finite_after=_after(values, bad), rate_rose=_rose(rates, floor),
     )
 
 
 def running_median(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
-    """The median of ``width`` neighbours (odd), with the ends repeated; shape as ``values``."""
-    padded = np.pad(values, width // 2, mode="edge")
+    """The median of ``width`` neighbours (odd), with the ends mirrored; shape as ``values``."""
+    padded = np.pad(values, width // 2, mode="reflect")
     middle = np.median(np.lib.stride_tricks.sliding_window_view(padded, width), axis=-1)
     return np.asarray(middle, dtype=np.float64)
 

@@ -104,10 +104,15 @@ class RateLimits:
     overshoot: float = 0.1
 
 
+FLOOR = 0.05
+"""The scale is at least this part of the loss before training, so that it is never nothing."""
+
+
 def scale_of(runs: Sequence[RateRun], worth: float) -> float:
     """The unit of gains: the best gain of any run, or what the weights are worth; NaN of the latter is left out."""
     gains = [run.gain for run in runs if not run.stopped]
-    return max([*gains, worth if math.isfinite(worth) else 0.0, 0.0])
+    levels = [FLOOR * float(np.mean(np.abs(run.before))) for run in runs if run.before]
+    return max([*gains, *levels, worth if math.isfinite(worth) else 0.0, 0.0])
 
 
 def best_below(run: RateRun, runs: Sequence[RateRun]) -> RateRun | None:

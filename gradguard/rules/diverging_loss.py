@@ -15,6 +15,9 @@ from gradguard.rules.base import Rule
 
 __all__ = ["DivergingLoss"]
 
+RECOVERING = 0.1
+"""A loss that falls by this part of what it has lost, from one third to the next, is coming back."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DivergingLoss(Rule):
@@ -23,7 +26,7 @@ class DivergingLoss(Rule):
     What it does:
         Reads the loss of every step of a watched loop (``watch.record(loss=...)``), or of the training copy. Not finite is
         an error unless the loop goes on with finite losses. Smoothed, the end may not lie above the start by half of the
-        descent, a twentieth of the loss and twice the noise; nor may it stay above the floor by half of the descent after a
+        descent, a twentieth of the loss and three times the noise; nor may it stay above the floor by half of the descent after a
         spike, unless it is falling again or the rate was raised (a restart).
 
     Why is this bad:
@@ -75,7 +78,7 @@ class DivergingLoss(Rule):
         return max(0.0, shape.end - shape.first) / allowed if math.isfinite(shape.first) and allowed > 0 else None
 
     def _allowed(self, shape: CurveShape) -> float:
-        return self.descent * (shape.first - shape.floor) + self.level * abs(shape.first) + 2.0 * shape.noise
+        return self.descent * (shape.first - shape.floor) + self.level * abs(shape.first) + 3.0 * shape.noise
 
     def _nonfinite(self, shape: CurveShape) -> list[Finding]:
         if not shape.nonfinite:
@@ -93,7 +96,8 @@ class DivergingLoss(Rule):
         ]
 
     def _above_start(self, shape: CurveShape) -> list[Finding]:
-        if not shape.end - shape.first > self._allowed(shape) or shape.falling:
+        risen = shape.end - shape.first
+        if not risen > self._allowed(shape) or shape.drop > RECOVERING * risen:
             return []
         return [
             self.finding(
@@ -110,7 +114,7 @@ class DivergingLoss(Rule):
         allowed = self.descent * (shape.first - shape.floor) + 3.0 * shape.noise
         lasted = shape.steps - shape.floor_step
         learnt = shape.first - shape.floor > self.level * abs(shape.first) + 3.0 * shape.noise
-        if not (learnt and lost > allowed) or lasted < self.patience or shape.falling or shape.rate_rose > 1.5:
+        if not (learnt and lost > allowed) or lasted < self.patience or shape.drop > RECOVERING * lost or shape.rate_rose > 1.5:
             return []
         return [
             self.finding(

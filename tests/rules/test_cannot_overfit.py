@@ -1,0 +1,67 @@
+"""GG405 on runs typed by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import gradguard as gg
+from gradguard.measurements.overfit import OneBatch, Overfit
+from gradguard.rules.cannot_overfit import CannotOverfit
+
+
+def one(before: float, after: float, midway: float | None = None, **columns: Any) -> OneBatch:
+    values = {"factor": 1.0, "lr": 0.1, "steps": 200, **columns}
+    return OneBatch(before=before, midway=after if midway is None else midway, after=after, **values)
+
+
+def judge(*runs: OneBatch, **columns: Any) -> Any:
+    values = {"trainable": 5000, "samples": 32, "before": 2.3, "null": 2.3, "start": 2.3, "prior": 2.19, **columns}
+    return CannotOverfit().check({"overfit": Overfit(runs=runs, **values)})
+
+
+def test_no_better_than_the_best_constant_guess_fails() -> None:
+    outcome = judge(one(2.3, 2.19, data_loss=2.19, prior=2.19))
+    assert outcome.status == "failed"
+    assert outcome.findings[0].message == (
+        "one batch cannot be learnt: after 200 steps on it the loss is 2.19; the best constant guess has 2.19"
+    )
+
+
+def test_no_progress_fails_where_the_guess_is_not_known() -> None:
+    outcome = judge(one(5.0, 4.99), one(5.0, 5.0, factor=0.1, lr=0.01), start=float("nan"), prior=float("nan"), before=5.0, null=5.0)
+    assert outcome.status == "failed"
+    assert outcome.findings[0].message.endswith("the loss is 4.99; it began at 5")
+
+
+@pytest.mark.parametrize(
+    ("runs", "columns"),
+    [
+        ((one(2.3, 0.1, data_loss=0.1, prior=2.19),), {}),
+        ((one(2.3, 1.2, data_loss=1.2, prior=2.19),), {}),
+        ((one(2.3, 2.19, data_loss=2.19, prior=2.19), one(2.3, 0.2, data_loss=0.2, prior=2.19)), {}),
+        ((one(270.0, 1.2, midway=5.0, data_loss=1.2, prior=0.09),), {}),
+        ((), {"learnt": "lr 0.1 gains 2 of 2.3 on all batches"}),
+        ((one(0.01, 0.009, data_loss=0.009, prior=2.19),), {"start": 0.01}),
+        ((one(1e-3, 1e-3),), {"start": float("nan"), "prior": float("nan"), "before": 1e-3, "null": 4.0}),
+        ((one(-3.0, -5.0),), {"start": float("nan"), "prior": float("nan"), "before": -3.0, "null": -2.9}),
+    ],
+    ids=["learnt", "label smoothing", "at another rate", "still falling", "short runs", "fitted", "fitted regression", "negative"],
+)
+def test_silent(runs: tuple[OneBatch, ...], columns: dict[str, Any]) -> None:
+    outcome = judge(*runs, **columns)
+    assert outcome.status == "passed"
+    assert not outcome.findings
+
+
+def test_small_model_is_a_warning() -> None:
+    outcome = judge(one(2.3, 2.19, data_loss=2.19, prior=2.19), trainable=20)
+    assert [f.severity for f in outcome.findings] == ["warning"]
+
+
+def test_skipped() -> None:
+    assert judge(one(2.3, 9.0, stopped="the loss is not finite at step 3")).status == "skipped"
+    assert judge(one(2.3, 2.3), objective="adversarial").status == "skipped"
+    with pytest.raises(gg.UsageError, match="GG405 takes prior between 0 and 1"):
+        CannotOverfit(prior=2)

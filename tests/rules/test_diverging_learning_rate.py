@@ -1,0 +1,116 @@
+"""GG401 on runs typed by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import gradguard as gg
+from gradguard.measurements.curvature import Curvature, GroupCurvature
+from gradguard.measurements.rate_observation import LongerRun, RateObservation
+from gradguard.rules.diverging_learning_rate import DivergingLearningRate
+from tests.rules.rates import observed, run
+
+LOWER = run(0.1, 0.5)
+
+FIRES = {
+    "not finite": observed(LOWER, run(1.0, 9.0, stopped="the loss is not finite at step 7"), low=0.1, high=1.0),
+    "ends above the start": observed(LOWER, run(1.0, 5.0), low=0.1, high=1.0),
+    "grows without bound": observed(LOWER, run(1.0, 1e3, 1e30), low=0.1, high=1.0),
+    "blow-up without recovery": observed(LOWER, run(1.0, 9.0, 2.0, 2.0, 2.0, 2.0), low=0.1, high=1.0),
+    "stuck where a lower rate learns": observed(LOWER, run(1.0, 2.29), low=0.1, high=1.0),
+    "most steps overshoot": observed(LOWER, run(1.0, 1.0, after=(9.0,) * 40), low=0.1, high=1.0),
+    "negative losses": observed(run(0.1, -9.0, start=-5.0), run(1.0, -2.0, start=-5.0), low=0.1, high=1.0),
+    "a trained model is lost": observed(run(0.1, 0.009, start=0.01), run(1.0, 2.3, start=0.01), low=0.1, high=1.0, worth=2.3),
+}
+SILENT = {
+    "learns": observed(LOWER, run(1.0, 0.3)),
+    "catapult": observed(LOWER, run(1.0, 9.0, 1.0, 0.4, 0.3)),
+    "faster and noisier": observed(LOWER, run(1.0, 0.6)),
+    "converged": observed(run(0.1, 1e-13, start=2e-13), run(1.0, 3e-13, start=2e-13), worth=4.0),
+    "converged, first steps of a fresh optimizer": observed(
+        run(0.1, 0.01, start=0.01), run(1.0, 0.08, 0.05, start=0.01), worth=2.3
+    ),
+    "negative losses": observed(run(0.1, -5.5, start=-5.0), run(1.0, -9.0, start=-5.0)),
+    "no gain at any rate": observed(run(0.1, 2.3), run(1.0, 2.3)),
+}
+
+
+def judge(measured: RateObservation, **more: Any) -> Any:
+    evidence: dict[str, Any] = {"rate_observation": measured, **more}
+    rule = DivergingLearningRate()
+    outcome = rule.check(evidence)
+    if outcome.requests:
+        assert [request.measurement for request in outcome.requests] == ["rate_longer"]
+        assert outcome.status == "inconclusive"
+        own = measured.own
+        assert own is not None
+        outcome = rule.check({**evidence, "rate_longer": LongerRun(run=own)})
+    return outcome
+
+
+@pytest.mark.parametrize("name", FIRES)
+def test_fires(name: str) -> None:
+    outcome = judge(FIRES[name])
+    assert outcome.status == "failed"
+    (finding,) = outcome.findings
+    assert finding.message.startswith("SGD at lr 0.1 diverges: ")
+    assert finding.message.endswith("; lr 0.01 holds")
+    assert finding.evidence.endswith("the training limit is between 0.01 and 0.1")
+    assert outcome.margin == pytest.approx(10**0.5)
+
+
+@pytest.mark.parametrize("name", SILENT)
+def test_silent(name: str) -> None:
+    outcome = judge(SILENT[name])
+    assert outcome.status == "passed"
+    assert not outcome.findings
+
+
+def test_a_longer_run_that_recovers_passes() -> None:
+    measured = FIRES["blow-up without recovery"]
+    outcome = DivergingLearningRate().check(
+        {"rate_observation": measured, "rate_longer": LongerRun(run=run(1.0, 9.0, 0.4, 0.4, 0.4, 0.4))}
+    )
+    assert outcome.status == "passed"
+    assert outcome.reason.startswith("recovers within 40 steps: ")
+
+
+def test_no_rate_helps() -> None:
+    outcome = judge(observed(run(0.1, 3.0), run(1.0, 5.0), low=0.0, high=0.1))
+    assert outcome.findings[0].message.endswith("; no rate down to 0.01 helps")
+    assert "sign" in outcome.findings[0].likely
+
+
+def curvature(ratio: float) -> Curvature:
+    group = GroupCurvature(
+        index=0, lr=0.1, optimizer="SGD", lambda_max=20.0 * ratio, lambda_min=0.0, error_bar=0.1, limit=0.1 / ratio
+    )
+    return Curvature(groups=(group,), ratio=ratio, evaluations=40, products=20, converged=True, vectors=24)
+
+
+def test_above_the_first_step_limit_alone_is_an_info() -> None:
+    outcome = judge(SILENT["learns"], curvature=curvature(2.5))
+    assert outcome.status == "passed"
+    assert [f.severity for f in outcome.findings] == ["info"]
+    assert outcome.findings[0].message == "lr 0.1 is 2.5 times the first-step limit, and training holds"
+    assert not judge(SILENT["learns"], curvature=curvature(0.9)).findings
+
+
+def test_curvature_explains() -> None:
+    outcome = judge(FIRES["ends above the start"], curvature=curvature(2.5))
+    assert "lambda_1 = 50 +- 0.1: first steps overshoot above lr 0.04 (lr is 2.5 times that)" in outcome.findings[0].evidence
+
+
+def test_options() -> None:
+    measured = FIRES["ends above the start"]
+    assert not DivergingLearningRate(worse=5.0, reached=1e-9, rise=9.0).check({"rate_observation": measured}).findings
+    with pytest.raises(gg.UsageError, match="GG401 takes worse > 0, got 0"):
+        DivergingLearningRate(worse=0)
+
+
+def test_skipped_without_a_run() -> None:
+    assert DivergingLearningRate().check({}).status == "skipped"
+    assert judge(observed(low=0.0)).reason == "every learning rate is 0"
+    assert judge(observed(run(1.0, 2.0), broken="the loss of batch 3 is not finite before training")).status == "skipped"

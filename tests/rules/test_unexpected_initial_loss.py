@@ -1,0 +1,79 @@
+"""GG404 on losses typed by hand."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+import gradguard as gg
+from gradguard.adapters.rates_base import SplitLoss
+from gradguard.measurements.initial_loss import InitialLoss
+from gradguard.rules.unexpected_initial_loss import UnexpectedInitialLoss
+from tests.rules.rates import observed, run
+
+
+def first(loss: float, **columns: Any) -> InitialLoss:
+    values = {"kind": "cross_entropy", "classes": 10, "data_loss": loss, "uniform": math.log(10), **columns}
+    return InitialLoss(loss=loss, **values)
+
+
+def judge(measured: InitialLoss, **evidence: Any) -> Any:
+    return UnexpectedInitialLoss().check({"initial_loss": measured, **evidence})
+
+
+@pytest.mark.parametrize(("loss", "severities"), [(2.3, []), (0.01, []), (4.5, []), (6.0, ["warning"]), (40.0, ["warning"])])
+def test_against_a_uniform_guess(loss: float, severities: list[str]) -> None:
+    outcome = judge(first(loss))
+    assert [f.severity for f in outcome.findings] == severities
+    assert outcome.margin == pytest.approx(loss / (4 * math.log(10) + 1))
+
+
+def test_far_and_not_repaired_is_an_error() -> None:
+    stays = observed(run(1.0, 39.0, start=40.0))
+    outcome = judge(first(40.0), rate_observation=stays)
+    assert outcome.status == "failed"
+    assert "17.4 times that of a uniform guess, log(10) = 2.303" in outcome.findings[0].message
+    repaired = observed(run(1.0, 1.0, 1.0, 1.0, start=40.0))
+    assert judge(first(40.0), rate_observation=repaired).status == "passed"
+
+
+MEAN = SplitLoss(whole=2.3, halves=(2.2, 2.4), samples=64)
+SUM = SplitLoss(whole=147.0, halves=(73.0, 74.0), samples=64)
+ODD = SplitLoss(whole=147.0, halves=(71.0, 72.6666), samples=65)
+CONTRASTIVE = SplitLoss(whole=4.1, halves=(3.4, 3.5), samples=64)
+ZERO = SplitLoss(whole=0.0, halves=(0.0, 0.0), samples=64)
+NOISY_MEAN = SplitLoss(whole=1.0, halves=(0.1, 1.9), samples=64)
+NEGATIVE_MEAN = SplitLoss(whole=-3.0, halves=(-3.1, -2.9), samples=64)
+
+
+@pytest.mark.parametrize("split", [MEAN, CONTRASTIVE, ZERO, NOISY_MEAN, NEGATIVE_MEAN])
+def test_means_are_silent(split: SplitLoss) -> None:
+    assert not judge(first(2.3, split=split)).findings
+
+
+@pytest.mark.parametrize("split", [SUM, ODD])
+def test_sums_are_a_warning(split: SplitLoss) -> None:
+    (finding,) = judge(first(2.3, split=split)).findings
+    assert finding.severity == "warning"
+    assert finding.message.startswith("the loss is a sum over the batch: 147 for 6")
+
+
+def test_a_sum_that_blows_up_is_an_error() -> None:
+    rises = observed(run(0.1, 1.0, start=147.0), run(1.0, 900.0, 100.0, 20.0, start=147.0))
+    assert judge(first(2.3, split=SUM), rate_observation=rises).status == "failed"
+    falls = observed(run(1.0, 5.0, start=147.0))
+    assert judge(first(2.3, split=SUM), rate_observation=falls).status == "passed"
+
+
+def test_skipped_where_nothing_is_known() -> None:
+    unknown = InitialLoss(loss=5.0, reason="the loss is not one of cross-entropy or binary cross-entropy alone")
+    outcome = judge(unknown)
+    assert outcome.status == "skipped"
+    assert outcome.reason.endswith("and the batch cannot be halved")
+
+
+def test_options() -> None:
+    with pytest.raises(gg.UsageError, match="GG404 takes 1 < warn <= factor"):
+        UnexpectedInitialLoss(warn=9.0)
