@@ -40,6 +40,7 @@ def check_gradients(
     vjp: Callable[..., Any] | None = None,
     kwargs: Mapping[str, Any] | None = None,
     wrt: Sequence[str] | str | None = None,
+    order: int = 1,
     method: str = "directional",
     precision: str = "auto",
     seed: int = 0,
@@ -56,6 +57,7 @@ def check_gradients(
         vjp: for NumPy, the product under test: ``vjp(cotangent, *inputs)``.
         kwargs: constants passed on to ``f``.
         wrt: globs over block names; without it the parameters and inputs that require a gradient.
+        order: 2 also compares the gradient of the gradient (double backward) with differences of the gradient.
         method: ``"directional"`` (cost independent of the number of parameters) or ``"entrywise"`` (every entry).
         precision: ``"auto"``, ``"float64"`` (lifted, or an error) or ``"native"``.
         seed: of tangents, cotangents, and of the random numbers that the model draws.
@@ -72,7 +74,9 @@ def check_gradients(
     _one_of("precision", precision, PRECISIONS)
     if not isinstance(seed, int) or isinstance(seed, bool):
         raise UsageError(f"seed takes an integer, got {seed!r}")
-    settings = Settings(seed=seed, method=method, precision=precision)
+    if order not in (1, 2):
+        raise UsageError(f"order={order!r} is unknown", todo="1, or 2 to check the gradient of the gradient, too")
+    settings = Settings(seed=seed, order=order, method=method, precision=precision)
     ignores = check_ignores(as_ignores(ignore))
     rules = gradient_rules(select)
     with _adapt(f, inputs, loss=loss, grad=grad, vjp=vjp, kwargs=kwargs, wrt=wrt, settings=settings) as problem:

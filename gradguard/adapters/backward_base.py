@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-__all__ = ["BackwardFacts", "Backwards", "Fault", "Relayable"]
+if TYPE_CHECKING:
+    from gradguard.adapters.base import Differentiable
+
+__all__ = ["BackwardFacts", "Backwards", "Fault", "Relayable", "TwiceDifferentiable"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,4 +60,13 @@ class Relayable(Protocol):
 
     def layout_faults(self) -> tuple[tuple[Fault, ...], str]:
         """What changes when every input comes in another memory order; and what could not be tried."""
+        ...
+
+
+@runtime_checkable
+class TwiceDifferentiable(Protocol):
+    """A problem whose gradient has a gradient."""
+
+    def second_order(self) -> Differentiable | str:
+        """The problem whose value is <w, gradient> for a fixed random w; or why there is none."""
         ...

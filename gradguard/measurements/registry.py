@@ -18,6 +18,7 @@ MEASUREMENTS: dict[str, str] = {
     "localisation": "localisation:measure",
     "backwards": "backwards:measure",
     "layouts": "layouts:measure",
+    "second_order": "second_order:measure",
     "training_run": "training_run:measure",
     "passes": "passes:measure",
     "units": "units:measure",

@@ -1,0 +1,60 @@
+"""The gradient as a function of its own: its outputs are the gradients of the blocks, its backward is double backward."""
+
+from __future__ import annotations
+
+from math import log2
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from gradguard.adapters.torch_problem import TorchProblem
+from gradguard.errors import UsageError
+
+if TYPE_CHECKING:
+    from gradguard.adapters.torch_modules import TorchModuleProblem
+
+__all__ = ["second_order"]
+
+
+def second_order(problem: TorchModuleProblem) -> TorchProblem | str:
+    """The problem whose value is <w, gradient>, w random and signed; or why there is none.
+
+    Each block's gradient is brought to the same size by a power of two, so that none drowns the others.
+    """
+    known = problem._ensure()
+    if problem.failure is not None:
+        return problem.failure.detail
+    sizes = [0.0 if g is None or not g.numel() else float(g.abs().double().square().mean().sqrt()) for g in known]
+    factors = [2.0 ** -round(log2(s)) if 0.0 < s < float("inf") else 1.0 for s in sizes]
+    if not any(g is not None for g in known):
+        return "no block has a gradient"
+
+    def call() -> Any:
+        create = torch.is_grad_enabled()
+        with torch.enable_grad():
+            outputs = problem.collect(problem.call())
+            live = [outputs.tensors[i] for i in problem.used]
+            pairs = [(o, v.to(o.dtype)) for o, v in zip(live, problem._cotangents or (), strict=True) if o.requires_grad]
+            wanted = [leaf for leaf in problem.leaves if leaf.requires_grad]
+            found = iter(
+                torch.autograd.grad([o for o, _ in pairs], wanted, [v for _, v in pairs], allow_unused=True, create_graph=create)
+            )
+        problem.counts.backwards += problem.share
+        gradients = [next(found) if leaf.requires_grad else None for leaf in problem.leaves]
+        return [
+            torch.zeros_like(leaf) if g is None else g * factor
+            for g, leaf, factor in zip(gradients, problem.leaves, factors, strict=True)
+        ]
+
+    other = TorchProblem(
+        call, problem.blocks, problem.leaves, problem.session, originals=problem.originals, seed=problem.seed + 3,
+        path=problem.path, where=f"double backward of {problem.where}", counts=problem.counts, share=problem.share,
+    )
+    other.frozen = dict(problem.frozen)
+    try:
+        other.first_pass()
+    except UsageError as error:
+        return error.what
+    except (RuntimeError, NotImplementedError) as error:
+        return f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    return other if other.failure is None else other.failure.detail
