@@ -5,7 +5,7 @@ JOBS ?= 2
 PYTEST_ARGS ?=
 
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 
 # One BLAS thread per worker: the tests run side by side, and threads that compete are slower than one.
 export OMP_NUM_THREADS ?= 1
@@ -49,7 +49,7 @@ clean:
 
 # The oldest pytest that the plugin supports, beside the newest: tests/integrations/test_matrix.py runs both.
 .venv/oldest.stamp: .venv/python.stamp
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target .venv/oldest \
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --target .venv/oldest \
 		pytest==8.2.0 pluggy==1.5.0 iniconfig packaging
 	@touch $@
 

@@ -70,7 +70,9 @@ QUANTITIES = (
     # One dead unit of a hundred is not a multiple of none: fractions are compared above 1 %.
     Quantity(name="dead fraction", table="units", column="dead", place="layer", worse=lambda factor: factor > 1, floor=0.01),
     # Finer than a millionth is fine enough: below it a resolution moves with the noise.
-    Quantity(name="resolution", table="gradients", column="resolution", place="block", worse=lambda factor: factor > 1, floor=1e-6),
+    Quantity(
+        name="resolution", table="gradients", column="resolution", place="block", worse=lambda factor: factor > 1, floor=1e-6
+    ),
     Quantity(
         name="learning-rate limit",
         table="learning_rate",

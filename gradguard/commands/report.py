@@ -105,9 +105,9 @@ def audit_targets(
 def _nothing_decided(found: Found, report: Report) -> list[UsageError]:
     """An error where no rule could say anything of the model: that is not a pass."""
     about = [check for check in report.checks if not check.code.startswith("GG9")]
-    if not about or any(check.status != "skipped" for check in about):
+    if any(check.status != "skipped" for check in about) or (report.checks and not about):
         return []
-    reasons = "; ".join(dict.fromkeys(check.reason for check in about))
+    reasons = "; ".join(dict.fromkeys(check.reason for check in about)) or "none of them is judged on a scenario"
     todo = "select other rules, or give what they need"
     return [UsageError(f"no selected rule could be applied to {found.address}", where=reasons, todo=todo)]
 

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable
 
 import pytest
-import torch  # noqa: F401  # pytester forgets what an inner run imported, and torch cannot be imported twice in a process
 
-import gradguard
+import tests.preloaded  # noqa: F401  # before any inner run
 from tests.models import MODELS
-
-for module in pkgutil.walk_packages(gradguard.__path__, "gradguard."):
-    # For the same reason: an inner run must not see other classes than the outer one.
-    importlib.import_module(module.name)
 
 Run = Callable[..., pytest.RunResult]
 
