@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from gradguard.adapters.backward_base import Fault
 from gradguard.adapters.base import BlockFacts, Counts, Identity, Outside
 from gradguard.adapters.nesting import flatten
+from gradguard.adapters.torch_causes import first_difference
 from gradguard.adapters.torch_failures import failure_of
 from gradguard.adapters.torch_leaves import differentiable, graph_leaves
 from gradguard.adapters.torch_session import Habits, Session
@@ -22,8 +23,10 @@ from gradguard.errors import UsageError
 
 __all__ = ["TorchProblem", "real_view"]
 
-DENSE_BYTES = 1 << 27
+DENSE_BYTES = 1 << 22
 """Tangents are kept as float64 up to this size in all, else as one byte an entry."""
+NOTICED = 1e-12
+"""Relative difference of two equal calls from which on its cause is looked for."""
 CHUNK = 1 << 22
 """Entries that a sum over a block converts at a time."""
 
@@ -299,7 +302,7 @@ class TorchProblem:
         cached = self._tangents.get(id(tangent))
         if cached is not None and cached[0] is tangent:
             return cached[1]
-        if len(self._tangents) > 3 or sum(t.numel() for t in self.originals) * 8 > DENSE_BYTES:
+        if len(self._tangents) > 1 or sum(t.numel() for t in self.originals) * 8 > DENSE_BYTES:
             self._tangents.clear()
         dense = sum(self.originals[i].numel() for i in tangent.blocks) * 8 <= DENSE_BYTES
         result: list[torch.Tensor | None] = [None] * len(self.leaves)
@@ -528,7 +531,8 @@ class TorchProblem:
                 difference = self._difference([a], [b]) if a.numel() else 0.0
             if difference > worst:
                 worst, name = difference, block.name
-        return Identity(value_difference=value, gradient_difference=worst, block=name)
+        cause = first_difference(self, value=value > NOTICED) if max(value, worst) > NOTICED else ""
+        return Identity(value_difference=value, gradient_difference=worst, block=name, cause=cause)
 
     def at(self, nudge: Tangent | None, size: float) -> TorchProblem:
         """The same problem at x + size * u; the session is shared."""

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from gradguard.adapters.backward_base import Fault, Relayable
 from gradguard.adapters.base import Problem, Settings
+from gradguard.measurements.backwards import CHANGES, changes
 from gradguard.measurements.base import Evidence, Measurement, Unavailable
 
 __all__ = ["Layouts", "measure"]
@@ -24,5 +25,7 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
     """The measurement ``layouts``."""
     if not isinstance(problem, Relayable):
         return Unavailable(wanted="layouts", reason="this problem's inputs have one layout")
+    if changes(evidence):
+        return Unavailable(wanted="layouts", reason=CHANGES)
     faults, reason = problem.layout_faults()
     return Layouts(faults=faults, reason=reason)

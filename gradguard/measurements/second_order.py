@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from gradguard.adapters.backward_base import TwiceDifferentiable
-from gradguard.adapters.base import Problem, Settings
+from gradguard.adapters.base import Cuttable, Problem, Settings
 from gradguard.measurements.base import Evidence, Measurement, Unavailable
 from gradguard.measurements.gradients import BlockResult, compare, nudged
 
@@ -36,6 +36,20 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
     if isinstance(second, str):
         return SecondOrder(reason=second)
     found = compare(second, settings)
-    if any(r.verdict == "fail" for r in found.results):
+    if found.wrong:
         found = nudged(second, found, settings) or found
-    return SecondOrder(results=found.results, limit=found.limit, path=problem.path)
+    explained = _explained(problem, settings) & {r.block.name for r in found.wrong} if found.wrong else set()
+    reason = f"right once detached values are held fixed: {', '.join(sorted(explained))}" if explained else ""
+    results = tuple(r for r in found.results if r.block.name not in explained)
+    return SecondOrder(results=results, limit=found.limit, path=problem.path, reason=reason)
+
+
+def _explained(problem: TwiceDifferentiable, settings: Settings) -> set[str]:
+    """The blocks that are right once the values that leave the graph (spectral norms, statistics) are held fixed."""
+    if not isinstance(problem, Cuttable) or not problem.cuts():
+        return set()
+    with problem.held() as fixed:
+        second = fixed.second_order() if isinstance(fixed, TwiceDifferentiable) else ""
+        if isinstance(second, str):
+            return set()
+        return {r.block.name for r in compare(second, settings).results if r.verdict in ("pass", "zero")}

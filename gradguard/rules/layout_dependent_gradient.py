@@ -41,7 +41,7 @@ class LayoutDependentGradient(Rule):
     code: ClassVar[str] = "GG107"
     slug: ClassVar[str] = "layout-dependent-gradient"
     needs: ClassVar[tuple[str, ...]] = ("backwards",)
-    optional: ClassVar[tuple[str, ...]] = ("layouts",)
+    optional: ClassVar[tuple[str, ...]] = ("layouts", "determinism")
 
     def judge(self, evidence: Evidence) -> Outcome:
         """One finding per function and layout."""

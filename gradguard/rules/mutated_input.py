@@ -40,6 +40,7 @@ class MutatedInput(Rule):
     code: ClassVar[str] = "GG108"
     slug: ClassVar[str] = "mutated-input"
     needs: ClassVar[tuple[str, ...]] = ("backwards",)
+    optional: ClassVar[tuple[str, ...]] = ("determinism",)
 
     def judge(self, evidence: Evidence) -> Outcome:
         """One finding per thing that was written into."""

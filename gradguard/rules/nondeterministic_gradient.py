@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from gradguard.finding import Outcome
+from gradguard.adapters.backward_base import Fault
+from gradguard.finding import Finding, Outcome
+from gradguard.measurements.backwards import BackwardPasses
 from gradguard.measurements.base import Evidence, the
 from gradguard.measurements.determinism import Determinism
 from gradguard.rules.base import Rule
@@ -37,6 +39,7 @@ class NondeterministicGradient(Rule):
     code: ClassVar[str] = "GG104"
     slug: ClassVar[str] = "nondeterministic-gradient"
     needs: ClassVar[tuple[str, ...]] = ("determinism",)
+    optional: ClassVar[tuple[str, ...]] = ("backwards",)
 
     roundings: float = 1e4
 
@@ -46,19 +49,38 @@ class NondeterministicGradient(Rule):
         limit = self.roundings * found.epsilon
         value, gradient = found.identity.value_difference, found.identity.gradient_difference
         margin = max(value, gradient) / limit
+        cause = found.identity.cause
+        passes = the(evidence, BackwardPasses)
+        drawn = [f for f in passes.facts.faults if f.kind == "draws"] if passes is not None else []
+        first = f"; {cause} differs first" if cause else ""
         if value > limit:
             finding = self.finding(
-                f"the value changes from call to call, by {value:.2g} of its largest entry, although the random state is restored",
-                observed=value, limit=limit, evidence="two forward passes from the same state", module=found.identity.cause,
-                likely="a random source of its own (os.urandom, a generator, the time), or state outside of buffers",
+                f"the value changes from call to call, by {value:.2g} of its largest entry, although the random state is restored"
+                + first,
+                observed=value, limit=limit, evidence="two forward passes from the same state", module=cause.partition(" (")[0],
+                location=cause, likely="a random source of its own (os.urandom, a generator, the time), or state outside of buffers",
             )
         elif gradient > limit:
             finding = self.finding(
-                f"{found.identity.block}: its gradient changes from call to call, by {gradient:.2g} of its largest entry; the value does not",
-                block=found.identity.block, observed=gradient, limit=limit,
+                f"{found.identity.block}: its gradient changes from call to call, by {gradient:.2g} of its largest entry; "
+                f"the value does not{first}",
+                block=found.identity.block, observed=gradient, limit=limit, location=cause,
                 evidence="two forward and backward passes from the same state",
                 likely="backward draws random numbers of its own, or reads memory that it does not own",
             )
+        elif drawn:
+            finding = self._drawn(drawn[0])
         else:
             return Outcome(status="passed", margin=margin)
         return self.outcome([finding], margin=margin)
+
+    def _drawn(self, fault: Fault) -> Finding:
+        where = f"; random numbers are drawn by {fault.detail}" if fault.detail else ""
+        return self.finding(
+            f"backward draws random numbers: from another random state the gradient of {fault.block or 'a block'} differs by "
+            f"{fault.size:.2g} of its largest entry{where}",
+            observed=fault.size, limit=fault.limit, location=fault.detail, module=fault.detail.partition(" (")[0],
+            evidence="two backward passes on one graph, from two random states",
+            likely="dropout is recomputed in backward with another mask than in forward (a checkpoint with preserve_rng_state=False)",
+            hint="save the mask, or restore the random state before recomputing",
+        )

@@ -41,6 +41,7 @@ class NonlinearBackward(Rule):
     code: ClassVar[str] = "GG106"
     slug: ClassVar[str] = "nonlinear-backward"
     needs: ClassVar[tuple[str, ...]] = ("backwards",)
+    optional: ClassVar[tuple[str, ...]] = ("determinism",)
 
     def judge(self, evidence: Evidence) -> Outcome:
         """One finding per function (or per model, where no function is to blame)."""

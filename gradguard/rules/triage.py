@@ -14,8 +14,11 @@ __all__ = ["CAUSES", "triage"]
 
 CAUSES: dict[str, tuple[str, ...]] = {
     # what is seen: what, if it is there too (for the same block, or for all blocks where it names none), explains it
-    "GG105": ("GG113",),
-    "GG101": ("GG104", "GG102", "GG113"),
+    "GG105": ("GG113", "GG106"),
+    "GG107": ("GG106", "GG108"),
+    "GG109": ("GG101", "GG105", "GG106"),
+    "GG111": ("GG101",),
+    "GG101": ("GG104", "GG102", "GG106", "GG107", "GG108", "GG113"),
     "GG103": ("GG104", "GG102"),
     "GG113": ("GG104",),
     "GG902": ("GG104",),

@@ -40,6 +40,7 @@ class WrongGradientShape(Rule):
     code: ClassVar[str] = "GG112"
     slug: ClassVar[str] = "wrong-gradient-shape"
     needs: ClassVar[tuple[str, ...]] = ("backwards",)
+    optional: ClassVar[tuple[str, ...]] = ("determinism",)
 
     def judge(self, evidence: Evidence) -> Outcome:
         """One finding per function and argument."""
