@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from gradguard.adapters.base import Settings
 from gradguard.adapters.training_base import adapt_training
 from gradguard.errors import UsageError
 from gradguard.judging import check_ignores, judge
+from gradguard.learning_rate import audit_learning_rate
 from gradguard.report import Report, merge
 from gradguard.rules.base import Rule
 from gradguard.rules.registry import RULES, rule_class, select_rules
@@ -17,6 +19,10 @@ from gradguard.running import run_row
 from gradguard.scenarios import Ignore, Scenario, as_ignores
 
 __all__ = ["HEALTH", "audit_health", "check_training", "health_rules"]
+
+RATES = ("GG401", "GG403", "GG404")
+"""The rules of the learning rate that go with every training check."""
+LONGEST = 50
 
 HEALTH = ("GG2", "GG3", "GG406", "GG5")
 """How the codes of the health rules begin."""
@@ -94,13 +100,19 @@ def check_training(
     """
     if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
         raise UsageError(f"steps takes a number of at least 1, got {steps!r}", todo="steps=20")
+    if isinstance(batches, Iterator):  # it can be read once, and two families of rules read it
+        batches = list(itertools.islice(batches, max(steps, LONGEST)))
     scenario = Scenario(
         model, batches, loss, optimizer=optimizer, grad=grad, activations=activations, outputs=outputs, labels=labels,
         objective=objective, causal=causal, independent_samples=independent_samples,
     )
     settings = Settings(seed=seed, steps=steps)
     ignores = check_ignores(as_ignores(ignore))
-    report = audit_health(scenario, settings, health_rules(select, limits), "", ignores)
-    merged = merge([report])
+    chosen = set(select_rules(select))
+    reports = [audit_health(scenario, settings, health_rules(select, limits), "", ignores)]
+    rates = [rule_class(code)(**dict((limits or {}).get(code, {}))) for code in RATES if code in RULES and code in chosen]
+    if rates:
+        reports.append(audit_learning_rate(scenario, settings, rates, "", ignores))
+    merged = merge(reports)
     merged.rows["runs"] = [run_row(seed=seed)]
     return Report(triage(merged.findings), merged.checks, merged.rows)

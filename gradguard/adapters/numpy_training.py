@@ -211,8 +211,10 @@ class NumpyTraining:
             first = [p.copy() for p in session.params]
             facts: list[StepFacts] = []
             rows: list[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]] = []
-            stopped = ""
+            stopped, middle = "", ()
             for step in range(steps):
+                if step == steps // 2 and step:
+                    middle = tuple(session.loss(self.batches[i], i) for i in compared)
                 index = order[step % len(order)]
                 batch = self.batches[index]
                 value = session.loss(batch, index)
@@ -265,5 +267,6 @@ class NumpyTraining:
             stopped=stopped,
             loss_start=start,
             loss_end=end,
+            loss_middle=middle,
             movement=movement,
         )

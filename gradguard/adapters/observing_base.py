@@ -179,6 +179,8 @@ class Look:
     loss: float = float("nan")
     order: tuple[str, ...] = ()
     """Parameter blocks in the order in which the pass uses them."""
+    matrices: tuple[str, ...] = ()
+    """Those of them that products and convolutions use."""
     low_precision: bool = False
     samples: int = 0
     identical_rows: tuple[str, ...] = ()

@@ -99,7 +99,7 @@ class TorchHealth(TorchTraining):
         return Look(
             step=step, units=spy.unit_facts(), attention=spy.attention_facts(), codes=spy.code_facts(), modules=spy.module_facts(),
             nonfinite=nonfinite, time=time, losses=losses, outputs=outputs.facts(), inputs=input_facts(inputs, spy, session),
-            loss=float(np.mean(values)) if values else math.nan, order=tuple(spy.order), low_precision=spy.low_precision,
+            loss=float(np.mean(values)) if values else math.nan, order=tuple(spy.order), matrices=tuple(spy.matrices), low_precision=spy.low_precision,
             samples=samples, identical_rows=tuple(n for n, p in named if identical_rows(p)),
             zero_blocks=tuple(n for n, p in named if not bool(p.detach().any())),
         )

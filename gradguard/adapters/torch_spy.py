@@ -95,6 +95,7 @@ class Spy(TorchFunctionMode):
         self.code_blocks: dict[tuple[str, str], str] = {}
         self.modules: dict[str, ModuleFacts] = {}
         self.order: list[str] = []
+        self.matrices: dict[str, None] = {}
         self.module_order: list[str] = []
         self.low_precision = False
         self.keep_outputs = keep_outputs
@@ -104,19 +105,26 @@ class Spy(TorchFunctionMode):
         self.root_outputs: Any = None
         self.root_input: Any = None
         self.first_bad: tuple[str, str, str, tuple[str, ...], tuple[int, ...]] | None = None
+        self.cut: list[str] = []
+        self._detached: dict[int, tuple[str, ...]] = {}
         self._made: dict[int, tuple[str, str, int | None]] = {}
         self._last: tuple[str, str, int | None, torch.Size | None] = ("", "", None, None)
         self._choices: dict[int, int] = {}
         self._sums: dict[str, tuple[int, float, float]] = {}
 
     @contextmanager
-    def installed(self) -> Iterator[Spy]:
-        """Hooks on every module and the function mode, removed afterwards whatever happens."""
+    def installed(self, *, root: bool = True) -> Iterator[Spy]:
+        """Hooks on every module and the function mode, removed afterwards whatever happens.
+
+        Without ``root`` the model itself gets none: its own call is under way, and ``leave_root`` ends it.
+        """
         handles = []
         for module in self.model.modules():
+            if module is self.model and not root:
+                continue
             handles.append(module.register_forward_pre_hook(self._enter, with_kwargs=True))
             handles.append(module.register_forward_hook(self._leave, with_kwargs=True))
-        self.stack.clear()
+        self.stack[:] = [] if root else [""]
         try:
             with self:
                 yield self
@@ -125,6 +133,10 @@ class Spy(TorchFunctionMode):
                 handle.remove()
             self.stack.clear()
 
+    def leave_root(self, args: Any, output: Any) -> None:
+        """The model's own call ends; for ``installed(root=False)``."""
+        self._leave(self.model, args, {}, output)
+
     # modules
 
     def _enter(self, module: torch.nn.Module, args: Any, kwargs: Any) -> Any:
@@ -132,6 +144,10 @@ class Spy(TorchFunctionMode):
         if not self.stack:
             self.root_input = (args, kwargs)
         self.stack.append(path)
+        for given in args:
+            if isinstance(given, torch.Tensor) and not given.requires_grad and given.is_floating_point():
+                before = self._detached.get(given.untyped_storage().data_ptr(), ())
+                self.cut.extend(m for m in before if m not in self.cut)
         if self.keep_outputs and isinstance(module, torch.nn.RNNBase) and args and isinstance(args[0], torch.Tensor):
             sequence = args[0]
             if sequence.requires_grad:
@@ -183,6 +199,7 @@ class Spy(TorchFunctionMode):
     def _inside(self, module: torch.nn.Module, path: str, value: torch.Tensor) -> None:
         """A module whose own products are not seen from here feeds what follows."""
         block = next((f"{path}.{k}".lstrip(".") for k, p in module.named_parameters(recurse=False) if p.ndim >= 2), "")
+        self.matrices.update({f"{path}.{k}".lstrip("."): None for k, p in module.named_parameters(recurse=False) if p.ndim >= 2})
         self._made[value.untyped_storage().data_ptr()] = (block, path, -1)
         self._last = (block, path, -1, value.shape)
 
@@ -257,6 +274,8 @@ class Spy(TorchFunctionMode):
                 self._choices[result.untyped_storage().data_ptr()] = int(args[0].shape[dim])
         elif name == "topk" and isinstance(result, tuple) and len(result) == 2:
             self._choices[result[1].untyped_storage().data_ptr()] = int(args[0].shape[-1])
+        elif name == "detach" and args[0].requires_grad:
+            self._detached[result.untyped_storage().data_ptr()] = tuple(self.modules)
         elif name in ("one_hot", "__getitem__", "index_select", "getitem"):
             self._code(name, args)
 
@@ -276,6 +295,7 @@ class Spy(TorchFunctionMode):
         given = self._use(args, kwargs)
         views = [a if id(a) in self.blocks or a._base is None else a._base for a in given]  # w.T is a view of w
         matrices = [a for a in views if id(a) in self.blocks and a.ndim >= 2]
+        self.matrices.update({self.blocks[id(m)]: None for m in matrices})
         axis = 1 if name in CHANNELS_FIRST else -1
         block = self.blocks[id(matrices[0])] if matrices else ""
         if not matrices and name in ("batch_norm", "group_norm", "layer_norm", "rms_norm", "instance_norm"):

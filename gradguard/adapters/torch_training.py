@@ -364,8 +364,10 @@ class TorchTraining:
         first = [p.detach().clone() for p in session.params]
         facts: list[StepFacts] = []
         rows: list[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]] = []
-        stopped = ""
+        stopped, middle = "", ()
         for step in range(steps):
+            if step == steps // 2 and step:
+                middle = self.evaluate(session, compared, seed)
             index = order[step % len(order)]
             batch = self.batches[index]
             session.zero_grad()
@@ -417,6 +419,7 @@ class TorchTraining:
             stopped=stopped,
             loss_start=start,
             loss_end=self.evaluate(session, compared, seed),
+            loss_middle=middle,
             movement=movement,
         )
 

@@ -86,7 +86,8 @@ class Trace:
     """A run: its steps, and per block the norms (T, P) of gradient (NaN: none came), weight before, and update.
 
     ``gradient`` is the sum over micro-batches, as the optimizer sees it. ``stopped`` says why the run ended early.
-    ``loss_start`` and ``loss_end`` are the losses of the same batches (n,) before the first and after the last step.
+    ``loss_start``, ``loss_middle`` and ``loss_end`` are the losses of the same batches (n,) before the first step, after half
+    of them and after the last.
     """
 
     steps: tuple[StepFacts, ...]
@@ -97,6 +98,7 @@ class Trace:
     stopped: str = ""
     loss_start: tuple[float, ...] = ()
     loss_end: tuple[float, ...] = ()
+    loss_middle: tuple[float, ...] = ()
     movement: NDArray[np.float64] | None = None
     """||w_T - w_0|| / ||w_0|| per block, shape (P,); NaN where w_0 is 0."""
 

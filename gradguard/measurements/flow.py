@@ -73,7 +73,7 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
     if run is None or not len(run.trace.steps):
         return Unavailable(wanted="flow", reason="no training run")
     trace, facts = run.trace, {p.name: p for p in run.parameters}
-    order = {name: i for i, name in enumerate(passes.start.order)} if passes is not None else {}
+    order = {name: i for i, name in enumerate(passes.start.matrices)} if passes is not None else {}
     chosen = [
         (order.get(name, len(order) + i), i, name)
         for i, name in enumerate(trace.blocks)
@@ -85,11 +85,11 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
     for depth, (_, i, name) in enumerate(sorted(chosen)):
         weight = trace.weight[:, i]
         with np.errstate(all="ignore"):
-            ratio = trace.update[:, i] / weight
+            ratio = trace.update[:, i] / np.where(weight > 0, weight, math.nan)
         layers.append(
             LayerFlow(
-                block=name, module=facts[name].module, depth=depth, start=float(product[0, i]), late=mean(product[half:, i]),
-                size=facts[name].size, grad_start=float(trace.gradient[0, i]), grad_late=mean(trace.gradient[half:, i]),
+                block=name, module=facts[name].module, depth=depth, start=first(product[:, i]), late=mean(product[half:, i]),
+                size=facts[name].size, grad_start=first(trace.gradient[:, i]), grad_late=mean(trace.gradient[half:, i]),
                 weight=mean(weight), update_ratio=float(np.median(ratio[np.isfinite(ratio)])) if np.isfinite(ratio).any() else math.nan,
             )
         )
@@ -103,3 +103,9 @@ def mean(values: NDArray[np.float64]) -> float:
     """The mean of the finite values; NaN without one."""
     good = values[np.isfinite(values)]
     return float(good.mean()) if good.size else math.nan
+
+
+def first(values: NDArray[np.float64]) -> float:
+    """The first finite value; NaN without one."""
+    good = values[np.isfinite(values)]
+    return float(good[0]) if good.size else math.nan

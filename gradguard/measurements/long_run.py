@@ -14,19 +14,18 @@ from gradguard.measurements.training_run import COMPARED, TrainingRun
 __all__ = ["LongRun", "measure"]
 
 STEPS = 300
-SECONDS = 20.0
+SECONDS = 10.0
 """The longer run ends at whichever comes first, but takes at least ``LEAST`` steps."""
 LEAST = 60
 
 
 @dataclass(frozen=True, kw_only=True)
 class LongRun(Measurement):
-    """The run, a look at its end, and the losses of the same batches in its middle."""
+    """The run, and a look at its end."""
 
     name: ClassVar[str] = "long_run"
     trace: Trace
     look: Look | None
-    middle: tuple[float, ...] = ()
 
 
 def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tuple[str, ...]) -> Measurement:
@@ -37,7 +36,6 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
     each = run.seconds / max(1, len(run.trace.steps)) if run.seconds else SECONDS / STEPS
     steps = max(LEAST, min(max(STEPS, settings.steps), int(SECONDS / max(each, 1e-6))))
     compare = min(COMPARED, problem.batch_count)
-    half = problem.run(steps // 2, seed=settings.seed, compare=compare)
     trace = problem.run(steps, seed=settings.seed, compare=compare, keep="long")
     look = problem.look("long", seed=settings.seed) if isinstance(problem, Observable) else None
-    return LongRun(trace=trace, look=look, middle=half.loss_end)
+    return LongRun(trace=trace, look=look)

@@ -60,8 +60,8 @@ class Progress:
 def progress(evidence: Evidence) -> Progress:
     """The consequence, from the longest run that there is.
 
-    Fails: not finite, a loss that rose, no better than the prior after enough steps, or (without a prior) less than 2 %
-    progress and less than 2 standard errors.
+    Fails, after enough steps: not finite, a loss that rose, far worse than the prior, or no better than it and no longer
+    falling; or (without a prior) less than 2 standard errors of progress.
     """
     run, longer, passes = the(evidence, TrainingRun), the(evidence, LongRun), the(evidence, Passes)
     if run is None:
@@ -79,10 +79,11 @@ def progress(evidence: Evidence) -> Progress:
     enough = steps >= ENOUGH or (longer is not None and steps >= LEAST)
     look = longer.look if longer is not None else (passes.end if passes is not None else None)
     outputs = look.outputs if look is not None else None
-    plateau = False
-    if longer is not None and longer.middle:
-        late, late_error, _ = _fall(np.array(longer.middle), end)
-        plateau = late < LEAST_PROGRESS * scale and late < max(2 * late_error, 0.005 * scale)
+    plateau, moving = False, False
+    if trace.loss_middle and trace.loss_end:
+        late, late_error, _ = _fall(np.array(trace.loss_middle), end)
+        plateau = enough and late < LEAST_PROGRESS * scale and late < max(2 * late_error, 0.0005 * scale)
+        moving = late > max(2 * late_error, 0.005 * scale)
     text = f"loss {start.mean():.4g} -> {end.mean():.4g} in {steps} steps"
     share = fall / scale
     first = passes.start.outputs if passes is not None else None
@@ -103,7 +104,9 @@ def progress(evidence: Evidence) -> Progress:
     if fall < -0.05 * scale and -fall > 2 * error and enough:
         return Progress("fails", text, **facts)
     if known:
-        return Progress("fails" if enough else "unclear", text, **facts)
+        assert outputs is not None
+        far = data > 1.2 * prior and steps >= ENOUGH
+        return Progress("fails" if enough and (far or not moving) else "unclear", text, **facts)
     if share >= GOOD_PROGRESS or (share >= LEAST_PROGRESS and fall > 2 * error):
         return Progress("works", text, **facts)
     return Progress("fails" if enough and fall <= 2 * error else "unclear", text, **facts)

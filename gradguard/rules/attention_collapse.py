@@ -45,7 +45,7 @@ class AttentionCollapse(Rule):
     needs: ClassVar[tuple[str, ...]] = ("passes",)
     optional: ClassVar[tuple[str, ...]] = ("training_run",)
 
-    entropy: float = 0.05
+    entropy: float = 0.1
 
     def judge(self, evidence: Evidence) -> Outcome:
         """One finding for each layer."""

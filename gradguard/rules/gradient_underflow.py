@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from gradguard.finding import Outcome
 from gradguard.measurements.base import Evidence, the
+from gradguard.measurements.progress import progress
 from gradguard.measurements.underflow import Underflow
 from gradguard.rules.base import Rule
 
@@ -32,7 +33,7 @@ class GradientUnderflow(Rule):
 
     Options:
         lost: share of a block's entries that is an error.
-        warn: share that is a warning.
+        warn: share that is a warning, and an error where training does not work.
 
     References:
         Micikevicius et al. 2018, Mixed precision training, section 3.2.
@@ -41,6 +42,7 @@ class GradientUnderflow(Rule):
     code: ClassVar[str] = "GG307"
     slug: ClassVar[str] = "gradient-underflow"
     needs: ClassVar[tuple[str, ...]] = ("underflow",)
+    optional: ClassVar[tuple[str, ...]] = ("training_run", "passes")
 
     lost: float = 0.5
     warn: float = 0.1
@@ -53,10 +55,12 @@ class GradientUnderflow(Rule):
         if not bad:
             return self.outcome([], margin=worst / self.lost)
         share, name = bad[0]
+        consequence = progress(evidence)
+        failed = share >= self.lost or consequence.verdict == "fails"
         finding = self.finding(
-            f"{name}: {100 * share:.0f} % of the gradient's entries are flushed to zero", severity="error" if share >= self.lost else "warning",
+            f"{name}: {100 * share:.0f} % of the gradient's entries are flushed to zero", severity="error" if failed else "warning",
             module=name.rpartition(".")[0], location=name, observed=share, limit=self.lost, count=len(bad), total=len(lost),
-            evidence="they come back when the loss is multiplied by 1024 first", likely="float16 without loss scaling",
+            evidence=f"they come back when the loss is multiplied by 1024 first; {consequence.text}", likely="float16 without loss scaling",
             hint="scale the loss with torch.amp.GradScaler, or use bfloat16",
         )
-        return self.outcome([finding], margin=worst / self.lost)
+        return self.outcome([finding], margin=worst / self.lost, requests=() if failed else consequence.requests)

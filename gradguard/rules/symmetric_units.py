@@ -54,11 +54,11 @@ class SymmetricUnits(Rule):
         """One finding: the first matrix, the others named with it."""
         passes, run = the(evidence, Passes), the(evidence, TrainingRun)
         first = set(passes.start.identical_rows) - set(passes.start.zero_blocks)
-        hidden = set(passes.start.order[:-2]) if passes.start.order else set()
+        hidden = set(passes.start.matrices[:-1])
         still = (set(passes.start.identical_rows) & set(passes.last.identical_rows)) | (first & hidden)
         shapes = {p.name: p for p in run.parameters} if run is not None else {}
         findings = []
-        for name in passes.last.order:
+        for name in passes.last.matrices:
             if name not in still or "Embedding" in getattr(shapes.get(name), "owner", ""):
                 continue
             zero = name in passes.last.zero_blocks

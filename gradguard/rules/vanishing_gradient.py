@@ -35,10 +35,12 @@ class VanishingGradient(Rule):
 
     When it is healthy:
         Exact zeros at the first step (residual branches, heads and LoRA's B that start at 0). A trained model whose loss
-        has fallen. The smallest healthy ratio seen is 0.027 (GPT-2's initialisation).
+        has fallen. Healthy ratios seen begin at 0.01, healthy growth ends at 2.2 per layer.
 
     Options:
         ratio: along depth.
+        growth: factor per layer towards the output, which over few layers says the same (with a ratio below 100 times the
+            limit).
         time_ratio: along time.
 
     References:
@@ -51,6 +53,7 @@ class VanishingGradient(Rule):
     optional: ClassVar[tuple[str, ...]] = ("passes", "training_run")
 
     ratio: float = 1e-4
+    growth: float = 8.0
     time_ratio: float = 1e-6
 
     def judge(self, evidence: Evidence) -> Outcome:
@@ -64,7 +67,8 @@ class VanishingGradient(Rule):
         if worst is not None:
             low, high, observed = worst
             margin = self.ratio / observed if observed > 0 else math.inf
-            if observed < self.ratio:
+            steep = flow.growth > self.growth and observed < 100 * self.ratio
+            if observed < self.ratio or steep:
                 findings.append(self._depth(flow, low, high, observed, consequence, severity))
         for facts in passes.start.time if passes is not None else ():
             found = self._time(facts, consequence, severity)
@@ -74,12 +78,13 @@ class VanishingGradient(Rule):
 
     @staticmethod
     def _worst(layers: list[LayerFlow]) -> tuple[LayerFlow, LayerFlow, float] | None:
-        """The layer with the smallest flow relative to the largest further downstream, within the first half of depth."""
+        """The cut through depth across which the flow falls most: the largest flow before it over the largest after it.
+
+        One small matrix beside larger ones of the same depth is no vanished gradient.
+        """
         best: tuple[LayerFlow, LayerFlow, float] | None = None
-        for i, low in enumerate(layers[:-2]):
-            if i > len(layers) // 2:
-                break
-            high = max(layers[i + 1 :], key=lambda f: f.late)
+        for i in range(1, len(layers) - 1):
+            low, high = max(layers[:i], key=lambda f: f.late), max(layers[i:], key=lambda f: f.late)
             observed = low.late / high.late if high.late > 0 else math.nan
             if math.isfinite(observed) and (best is None or observed < best[2]):
                 best = (low, high, observed)
