@@ -30,6 +30,7 @@ class Block:
 
     ``name`` is the name that the user knows it by, ``dtype`` its dtype before any lifting, ``module`` the path of the
     module that owns it (``""`` for the root, ``None`` where there is no module), ``owner`` that module's class.
+    ``excluded`` says why it is not compared, where its gradient is declared to be something else than the derivative.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Block:
     kind: str = "parameter"
     module: str | None = None
     owner: str = ""
+    excluded: str = ""
 
     @property
     def size(self) -> int:

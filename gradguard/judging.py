@@ -83,12 +83,17 @@ def _assemble(
     findings: list[Finding] = []
     checks: list[Check] = []
     used: set[Ignore] = set()
+    roots = {
+        f.fingerprint: by for outcome in outcomes.values() for f in outcome.findings
+        if (by := next((one for one in ignores if _accepts(one, f)), None)) is not None
+    }
     for rule in rules:
         outcome = outcomes[rule.code]
         kept: list[Finding] = []
         accepted: list[str] = []
         for finding in outcome.findings:
-            by = next((one for one in ignores if _accepts(one, finding)), None)
+            # Who accepts a cause accepts what it causes.
+            by = roots.get(finding.fingerprint) or roots.get(finding.caused_by)
             if by is None:
                 kept.append(replace(finding, scenario=scenario))
             else:

@@ -91,10 +91,14 @@ class Outside:
 
 @dataclass(frozen=True, kw_only=True)
 class Cut:
-    """A place where a value leaves the graph: file and line, the operation, how often it happens in one pass."""
+    """A place where a value leaves the graph: file and line, the operation, how often it happens in one pass.
+
+    ``declared``: under ``no_grad``, which says that no gradient is wanted there.
+    """
 
     location: str
     operation: str
+    declared: bool = False
     count: int = 1
 
 
@@ -103,13 +107,14 @@ class Node:
     """One call of a custom autograd function: its class, the innermost module that called it, and where.
 
     ``origins``: for each of its differentiable arguments the block that the argument is made from, and from nothing else;
-    empty where it is an activation.
+    empty where it is an activation. ``direct``: whether the argument is that block itself, entry by entry.
     """
 
     name: str
     module: str
     location: str
     origins: tuple[str, ...] = ()
+    direct: tuple[bool, ...] = ()
 
 
 @runtime_checkable

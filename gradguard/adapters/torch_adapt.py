@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -38,6 +38,7 @@ class Candidate:
     kind: str
     module: str | None = None
     owner: str = ""
+    excluded: str = ""
 
 
 @dataclass
@@ -158,9 +159,9 @@ def _parameters(setup: Setup) -> list[Candidate]:
     result: dict[int, Candidate] = {}
     for label, module in setup.modules:
         prefix = f"{label}." if label and len(setup.modules) > 1 else ""
-        for key, (name, path, owner) in parameter_places(module).items():
-            tensor = module.get_parameter(name)
-            result.setdefault(key, Candidate(prefix + name, tensor, "parameter", prefix + path, owner))
+        for key, own in parameter_places(module).items():
+            found = Candidate(prefix + own.name, own.tensor, "parameter", prefix + own.path, own.owner, own.excluded)
+            result.setdefault(key, found)
     return list(result.values())
 
 
@@ -198,11 +199,11 @@ def _distinct(candidates: list[Candidate]) -> list[Candidate]:
         seen.add(id(c.tensor))
         name = c.name if c.name not in names else f"input.{c.name}"
         names.add(name)
-        result.append(Candidate(name, c.tensor, c.kind, c.module, c.owner))
+        result.append(replace(c, name=name))
     return result
 
 
-def _open(setup: Setup, *, lift: bool, scalar: bool, reason: str = "") -> Iterator[TorchModuleProblem]:
+def _open(setup: Setup, *, lift: bool, scalar: bool, reason: str = "") -> Generator[TorchModuleProblem]:
     """A generator: yields the problem once, restores on close."""
     for _ in range(4):
         candidates = _choose(setup)
@@ -307,7 +308,10 @@ def _problem(
         leaf = bound.leaves.get(id(c.tensor), c.tensor)
         native = session.native.get(id(c.tensor), c.tensor.dtype)
         blocks.append(
-            Block(name=c.name, shape=tuple(leaf.shape), dtype=dtype_name(native), kind=c.kind, module=c.module, owner=c.owner)
+            Block(
+                name=c.name, shape=tuple(leaf.shape), dtype=dtype_name(native), kind=c.kind, module=c.module, owner=c.owner,
+                excluded=c.excluded,
+            )
         )
         leaves.append(leaf)
         originals.append(session.original.get(id(leaf), c.tensor.detach()))

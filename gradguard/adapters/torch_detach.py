@@ -28,11 +28,12 @@ CONSTANT = {"zeros_like", "ones_like", "empty_like", "rand_like", "randn_like", 
 
 @dataclass
 class Moment:
-    """One cut in one pass: what left the graph, where, and by which operation."""
+    """One cut in one pass: what left the graph, where, by which operation, and whether under ``no_grad``."""
 
     value: Any
     location: str
     operation: str
+    declared: bool = False
 
 
 class CutMode(TorchFunctionMode):
@@ -59,7 +60,7 @@ class CutMode(TorchFunctionMode):
             if kept.operation == operation and _alike(kept.value, result):
                 result = kept.value.clone() if isinstance(kept.value, torch.Tensor) else kept.value
         keep = result.detach().clone() if isinstance(result, torch.Tensor) else result
-        self.moments.append(Moment(keep, location, operation))
+        self.moments.append(Moment(keep, location, operation, not torch.is_grad_enabled()))
         return result
 
     @staticmethod
@@ -112,11 +113,11 @@ def changed(base: list[Moment], moved: list[Moment]) -> list[Moment]:
 
 def as_cuts(moments: list[Moment]) -> tuple[Cut, ...]:
     """The places, each once, in the order of the pass."""
-    count: dict[tuple[str, str], int] = {}
+    count: dict[tuple[str, str, bool], int] = {}
     for moment in moments:
-        key = (moment.location, moment.operation)
+        key = (moment.location, moment.operation, moment.declared)
         count[key] = count.get(key, 0) + 1
-    return tuple(Cut(location=location, operation=operation, count=n) for (location, operation), n in count.items())
+    return tuple(Cut(location=where, operation=what, declared=declared, count=n) for (where, what, declared), n in count.items())
 
 
 @contextmanager

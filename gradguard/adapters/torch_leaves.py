@@ -78,14 +78,30 @@ def graph_leaves(outputs: Iterable[torch.Tensor]) -> tuple[list[torch.Tensor], d
     return list(found.values()), frozen
 
 
-def parameter_places(root: torch.nn.Module) -> dict[int, tuple[str, str, str]]:
-    """For each parameter by id: its name, the path of the module that owns it, and that module's class."""
-    places: dict[int, tuple[str, str, str]] = {}
+@dataclass(frozen=True)
+class Owned:
+    """A parameter with its name, the path of the module that owns it, that module's class, and why it is not compared."""
+
+    tensor: torch.Tensor
+    name: str
+    path: str
+    owner: str
+    excluded: str = ""
+
+
+def parameter_places(root: torch.nn.Module) -> dict[int, Owned]:
+    """The parameters of a module and those inside it by id, tied ones once."""
+    places: dict[int, Owned] = {}
     for path, module in root.named_modules():
+        excluded = ""
+        if getattr(module, "scale_grad_by_freq", False):
+            excluded = "scale_grad_by_freq: its gradient is declared not to be the derivative"
+        elif getattr(module, "max_norm", None) is not None and isinstance(module, torch.nn.Embedding | torch.nn.EmbeddingBag):
+            excluded = "max_norm: the forward pass rewrites it"
         for name, parameter in module._parameters.items():
             if parameter is not None:
                 full = f"{path}.{name}" if path else name
-                places.setdefault(id(parameter), (full, path, type(module).__name__))
+                places.setdefault(id(parameter), Owned(parameter, full, path, type(module).__name__, excluded))
     return places
 
 

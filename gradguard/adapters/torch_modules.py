@@ -182,16 +182,15 @@ class TorchModuleProblem(TorchProblem):
         leaves: list[torch.Tensor] = []
         originals: list[torch.Tensor] = []
         by_leaf = {id(leaf): k for k, leaf in enumerate(self.leaves)}
-        for key, (name, inner, owner) in parameter_places(module).items():
+        for key in parameter_places(module):
             k = by_leaf.get(key)
             if k is None:
                 continue
-            full = self.blocks[k].name
-            blocks.append(Block(name=full, shape=self.blocks[k].shape, dtype=self.blocks[k].dtype, module=self.blocks[k].module, owner=owner))
+            blocks.append(self.blocks[k])
             leaves.append(self.leaves[k])
             originals.append(self.originals[k])
         inputs: dict[int, torch.Tensor] = {}
-        for position, (name, value) in enumerate(flatten((args, kwargs), "")):
+        for position, (_, value) in enumerate(flatten((args, kwargs), "")):
             if isinstance(value, torch.Tensor) and differentiable(value) and value.requires_grad and id(value) not in inputs:
                 inputs[id(value)] = value
                 label = f"{path or 'the model'} input[{position}]"

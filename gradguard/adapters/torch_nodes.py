@@ -34,7 +34,7 @@ class NodeCall:
 def record_nodes(problem: TorchModuleProblem) -> list[NodeCall]:
     """The custom functions that one forward pass at the point calls, in order."""
     paths = {id(module): path for path, module in problem.children.items()}
-    names = {id(leaf): block.name for leaf, block in zip(problem.leaves, problem.blocks, strict=True) if block.kind != "input"}
+    blocks = {id(leaf): block for leaf, block in zip(problem.leaves, problem.blocks, strict=True)}
     stack: list[str] = []
     found: list[NodeCall] = []
 
@@ -49,6 +49,7 @@ def record_nodes(problem: TorchModuleProblem) -> list[NodeCall]:
         if len(found) >= MOST or not any(isinstance(a, torch.Tensor) and a.requires_grad for a in args):
             return
         origins: list[str] = []
+        direct: list[bool] = []
         copies: list[Any] = []
         for argument in args:
             if not isinstance(argument, torch.Tensor):
@@ -58,10 +59,14 @@ def record_nodes(problem: TorchModuleProblem) -> list[NodeCall]:
             if argument.requires_grad and differentiable(argument):
                 copy.requires_grad_(True)
                 leaves, _ = graph_leaves([argument])
-                origins.append(names.get(id(leaves[0]), "") if len(leaves) == 1 else "")
+                block = blocks.get(id(leaves[0])) if len(leaves) == 1 else None
+                direct.append(block is not None and argument is leaves[0])
+                # What is made from one parameter is that parameter; what is made from an input alone may be an activation.
+                known = block is not None and (direct[-1] or block.kind != "input")
+                origins.append(block.name if block is not None and known else "")
             copies.append(copy)
         module = next((path for path in reversed(stack) if path), "")
-        facts = Node(name=function.__name__, module=module, location=_caller(), origins=tuple(origins))
+        facts = Node(name=function.__name__, module=module, location=_caller(), origins=tuple(origins), direct=tuple(direct))
         found.append(NodeCall(function, tuple(copies), facts))
 
     with problem._hooked(problem.children, enter, leave), _watched(seen):

@@ -121,7 +121,7 @@ class _Guilt:
             if alone is None or not self.fails(alone):
                 continue
             self.located = True
-            self._inside(alone, node.module, self.problem.module_class(node.module), node.origins, f"{node.name} at {node.location}")
+            self._inside(alone, node.module, self.problem.module_class(node.module), node.origins, f"{node.name} at {node.location}", node.direct)
 
     def modules(self) -> None:
         """The deepest modules that fail alone while nothing that they call does."""
@@ -151,7 +151,9 @@ class _Guilt:
         alone = self.problem.module_problem(path)
         return alone is None or self.fails(alone)
 
-    def _inside(self, alone: Differentiable, module: str, owner: str, origins: tuple[str, ...], function: str) -> None:
+    def _inside(
+        self, alone: Differentiable, module: str, owner: str, origins: tuple[str, ...], function: str, direct: tuple[bool, ...] = ()
+    ) -> None:
         """Which arguments of a guilty part have a wrong gradient, and where in them."""
         inside = compare(alone, replace(self.settings, seed=self.settings.seed + 73))
         where = f"module {module or 'the model itself'} ({owner})" if owner else ""
@@ -163,7 +165,8 @@ class _Guilt:
             extent = find_extent(alone, i, self.settings.seed + 79) if result.verdict == "fail" else Extent(text=result.reason)
             origin = origins[i] if i < len(origins) else ""
             name = origin or result.block.name
-            entry = extent.entry.replace(result.block.name, name, 1) if extent.shape == self._shape(origin) or not origin else ""
+            same = not origin or not direct or direct[i]
+            entry = extent.entry.replace(result.block.name, name, 1) if same else ""
             place = Place(
                 block=name, module=module, location=where, entry=entry, analytical=extent.analytical, numerical=extent.numerical,
                 error_bar=extent.error_bar, z=result.z, extent=extent.text, count=extent.count, pattern=extent.pattern,
@@ -173,9 +176,6 @@ class _Guilt:
                 self.places.append(place)
             elif not origin:
                 self.inputs.append(place)
-
-    def _shape(self, name: str) -> tuple[int, ...]:
-        return next((b.shape for b in self.problem.blocks if b.name == name), ())
 
     def blocks(self) -> None:
         """Without parts to check alone: the entries and patterns of the wrong blocks themselves."""

@@ -31,7 +31,8 @@ class DetachedGradient(Rule):
 
     When it is healthy:
         Straight-through estimators, truncated recurrences, targets that are not to be trained: a warning. It is an error
-        where a block that the loss depends on loses all of its gradient.
+        where a block that the loss depends on loses all of its gradient by ``detach`` or the like; a block that is only
+        used under ``no_grad`` (a target network) is a warning, too.
 
     Options:
         partial_is_error: count a cut that leaves part of the gradient as an error, too.
@@ -52,7 +53,9 @@ class DetachedGradient(Rule):
             return Outcome(status="passed")
         explained = [r for r in gradients.wrong if r.block.name in detached.explained]
         lost = [r for r in explained if r.missing or r.analytical == 0.0]
-        findings = [self._of(r, detached, "error") for r in lost]
+        # A target network under no_grad is meant; a loss that no block reaches is not.
+        declared = all(c.declared for c in detached.cuts) and any(r.verdict == "pass" for r in gradients.results)
+        findings = [self._of(r, detached, "warning" if declared else "error") for r in lost]
         rest = [r for r in explained if r not in lost]
         if rest:
             findings.append(self._of(rest[0], detached, "error" if self.partial_is_error else "warning", len(rest)))
@@ -62,7 +65,7 @@ class DetachedGradient(Rule):
         cut = detached.cuts[0] if detached.cuts else None
         where = f"{cut.location} ({cut.operation})" if cut is not None else ""
         others = [f"{c.location} ({c.operation})" for c in detached.cuts[1:4]]
-        loss = "loses all of its gradient" if severity == "error" and not r.analytical else "loses part of its gradient"
+        loss = "loses all of its gradient" if r.missing or not r.analytical else "loses part of its gradient"
         blocks = r.block.name if count == 1 else f"{r.block.name} and {count - 1} more blocks"
         return self.finding(
             f"{blocks}: {loss} where a value leaves the graph, at {where}",

@@ -99,9 +99,12 @@ class GradientMismatch(Rule):
 
     def _module(self, place: Place) -> Finding:
         """A module that passes a wrong gradient on to its input while its parameters' gradients are right."""
-        worst = f": {place.entry} is {place.analytical:.6g}, should be {place.numerical:.6g} +- {place.error_bar:.1g}" if place.entry else ""
+        if place.entry:
+            message = f"{place.entry}: analytical {place.analytical:.6g}, numerical {place.numerical:.6g} +- {place.error_bar:.1g}"
+        else:
+            message = f"{place.block}: the gradient that it returns is wrong"
         return self.finding(
-            f"{place.module or 'the model'}: the gradient that it returns for its input is wrong{worst}",
+            message,
             block=place.block, module=place.module, count=place.count,
             location="; ".join(text for text in (place.location, place.extent) if text), observed=place.z, pattern=place.pattern,
             evidence=place.evidence, likely=place.likely, hint="its own backward is wrong, everything after it is right",
