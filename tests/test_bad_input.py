@@ -112,12 +112,9 @@ def test_it_is_a_clear_error_and_nothing_is_changed(name: str) -> None:
 
 @pytest.mark.parametrize("frozen", [nn.ReLU(), model().requires_grad_(False)], ids=["no parameters", "frozen"])
 def test_nothing_to_compare_is_never_a_pass(frozen: nn.Module) -> None:
-    try:
-        report = gg.check_gradients(frozen, x())
-    except gg.UsageError as error:
-        assert "require" in str(error)
-    else:
-        assert [finding.code for finding in report.errors] == ["GG902"]
+    report = gg.check_gradients(frozen, x())
+    assert [finding.code for finding in report.errors] == ["GG902"]
+    assert "requires a gradient" in report.errors[0].message
 
 
 def test_the_users_exception_is_the_cause() -> None:
