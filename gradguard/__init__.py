@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from gradguard.checking import check_gradients as check_gradients
     from gradguard.errors import GradGuardError as GradGuardError
     from gradguard.errors import UsageError as UsageError
+    from gradguard.health import check_training as check_training
     from gradguard.learning_rate import check_learning_rate as check_learning_rate
     from gradguard.learning_rate import check_width_scaling as check_width_scaling
     from gradguard.report import Report as Report
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from gradguard.scenarios import Ignore as Ignore
     from gradguard.scenarios import Scenario as Scenario
     from gradguard.scenarios import scenario as scenario
+    from gradguard.watching import watch as watch
 
 __version__ = "0.1.0"
 
@@ -33,8 +35,10 @@ _EXPORTS = {
     "audit": "gradguard.checking",
     "check_gradients": "gradguard.checking",
     "check_learning_rate": "gradguard.learning_rate",
+    "check_training": "gradguard.health",
     "check_width_scaling": "gradguard.learning_rate",
     "scenario": "gradguard.scenarios",
+    "watch": "gradguard.watching",
 }
 
 __all__ = [*_EXPORTS, "__version__"]

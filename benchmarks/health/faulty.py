@@ -348,8 +348,6 @@ class Codebook(nn.Module):
         self.enc, self.dec = mlp(64, 32, 8), mlp(8, 32, 64)
         self.codes = nn.Embedding(64, 8)
         nn.init.normal_(self.codes.weight, mean=5.0, std=0.1)
-        with torch.no_grad():
-            self.codes.weight[0] = 0.5
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         z = self.enc(x)
@@ -359,7 +357,7 @@ class Codebook(nn.Module):
         return self.dec(z + (q - z).detach()), gap
 
 
-@case("FX6", "codebook collapse", "GG207")
+@case("FX6", "codebook collapse", "GG207", "GG201")
 def codebook(seed: int) -> Program:
     model = Codebook()
 
@@ -417,3 +415,9 @@ def over_scheduled(program: Program, watch: Any, steps: int) -> None:
 def scheduled(seed: int) -> Program:
     model = mlp(64, 64, 10)
     return Program(model, xy(seed), ce, sgd(model, 0.1))
+
+
+@case("FX11", "a rate that is far too low", "GG403")
+def patient(seed: int) -> Program:
+    model = mlp(64, 64, 10)
+    return Program(model, xy(seed), ce, adam(model, 1e-5))

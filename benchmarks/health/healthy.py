@@ -595,12 +595,6 @@ def ten_default(seed: int) -> Program:
     return Program(model, xy(seed), ce, adam(model))
 
 
-@case("HX19", "a tiny rate on a healthy net")
-def patient(seed: int) -> Program:
-    model = mlp(64, 64, 10)
-    return Program(model, xy(seed), ce, adam(model, 1e-5))
-
-
 @case("HX20", "one class of labels in a contrastive loss")
 def contrastive(seed: int) -> Program:
     model = mlp(64, 64, 16)

@@ -191,9 +191,9 @@ def adapt_training(scenario: Scenario, settings: Settings) -> Trainable:
     import sys
 
     if isinstance(scenario.model, dict):
-        from gradguard.adapters.numpy_training import NumpyTraining
+        from gradguard.adapters.numpy_observe import NumpyHealth
 
-        return cast(Trainable, NumpyTraining(scenario, settings))
+        return cast(Trainable, NumpyHealth(scenario, settings))
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(scenario.model, torch.nn.Module):
         from gradguard.adapters.torch_observe import TorchHealth

@@ -52,6 +52,11 @@ class Progress:
         return self.data_loss < 0.5 * self.prior if math.isfinite(self.prior) else self.fall > 0.5
 
     @property
+    def final(self) -> bool:
+        """The run was long enough for a verdict."""
+        return self.longest or self.steps >= ENOUGH
+
+    @property
     def requests(self) -> tuple[Request, ...]:
         """What would decide."""
         return (LONGER,) if self.verdict == "unclear" else ()

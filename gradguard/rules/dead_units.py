@@ -22,8 +22,8 @@ class DeadUnits(Rule):
     What it does:
         Takes per unit the largest derivative of its activation over all samples and all positions seen (exactly 0 for
         ReLU and its kind; below 1e-3 for smooth activations), before and after the training run. A whole dead layer is
-        an error. Half of a layer is an error where training does not work, or where those units were dead from birth and
-        the loss has not fallen by half in a longer run. Pruned units (all incoming weights exactly 0) do not count.
+        an error. Half of a layer is an error where the loss has not fallen by half (of what guessing gives, where that is
+        known) in a longer run. Pruned units (all incoming weights exactly 0) do not count.
 
     Why is this bad:
         A dead unit never learns again: its gradient is 0, and so is that of everything that acts through it alone.
@@ -71,16 +71,14 @@ class DeadUnits(Rule):
                 continue
             share = state.dead / state.units
             worst = max(worst, share)
-            born = state.born_dead >= self.dead * state.units
             enough = state.samples >= self.samples
             if state.dead == state.units and (enough or state.units > 1):
                 failed.append(state)
-            elif share >= self.dead and enough and (consequence.verdict == "fails" or (born and not consequence.strong)):
+            elif share >= self.dead and enough and (consequence.verdict == "fails" or (consequence.final and not consequence.strong)):
                 failed.append(state)
-                unsure = unsure or consequence.verdict != "fails"
             elif share >= self.warn and enough:
                 warned.append(state)
-                unsure = unsure or (share >= self.dead and consequence.verdict == "unclear")
+                unsure = unsure or (share >= self.dead and not consequence.strong)
         requests = (LONGER,) if unsure and not consequence.longest else ()
         if failed:
             first = next((s for s in failed if s.dead == s.units), failed[0])
