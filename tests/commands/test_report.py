@@ -49,11 +49,15 @@ def test_a_wrong_model_exits_with_1_and_the_command_that_repeats_it_does_too(cap
     assert "1 of 1 block compared" in capsys.readouterr().out
 
 
-def test_the_place_is_the_class_of_the_guilty_module(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_place_is_in_the_users_file_relative_to_the_project(capsys: pytest.CaptureFixture[str]) -> None:
     write(MODELS + WRONG)
-    main(["report", "models.py"])
-    line = next(i for i, text in enumerate(MODELS.splitlines(), 1) if text.startswith("class ScaledLinear"))
-    assert f"models.py:{line}" in capsys.readouterr().out
+    main(["report", "models.py", "--output-format", "sarif"])
+    location = json.loads(capsys.readouterr().out)["runs"][0]["results"][0]["locations"][0]["physicalLocation"]
+    assert location["artifactLocation"]["uri"] == "models.py"
+    # In the class of the guilty module, at the line that applies its custom function.
+    (start,) = [i for i, text in enumerate(MODELS.splitlines(), 1) if text.startswith("class ScaledLinear")]
+    (end,) = [i for i, text in enumerate(MODELS.splitlines(), 1) if text.startswith("def build")]
+    assert start <= location["region"]["startLine"] < end
 
 
 def test_select_ignore_and_a_stale_ignore(capsys: pytest.CaptureFixture[str]) -> None:
