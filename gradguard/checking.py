@@ -13,7 +13,8 @@ from gradguard.errors import UsageError
 from gradguard.judging import check_ignores, judge
 from gradguard.report import Report, merge
 from gradguard.rules.base import Rule
-from gradguard.rules.registry import RULES, rule_class, select_rules
+from gradguard.rules.limits import build_rules
+from gradguard.rules.registry import RULES, select_rules
 from gradguard.rules.triage import triage
 from gradguard.running import run_row
 from gradguard.scenarios import Ignore, Scenario, as_ignores
@@ -28,7 +29,7 @@ def gradient_rules(select: Iterable[str] | str | None = None, limits: Mapping[st
     """The selected rules that judge gradients at a point, with their options."""
     chosen = set(select_rules(select))
     codes = [code for code in sorted(RULES) if code.startswith(("GG1", "GG9")) and code in chosen]
-    return [rule_class(code)(**dict((limits or {}).get(code, {}))) for code in codes]
+    return build_rules(codes, limits or {})
 
 
 def check_gradients(
@@ -158,9 +159,7 @@ def audit(
     for done, family in enumerate(families):
         if progress is not None:
             progress(done, len(families), family.name)
-        rules = [
-            rule_class(code)(**dict((limits or {}).get(code, {}))) for code in sorted(codes) if code.startswith(family.prefixes)
-        ]
+        rules = build_rules([code for code in sorted(codes) if code.startswith(family.prefixes)], limits or {})
         reports.append(family.run(scenario, settings, rules, name, ignores))
     report = merge(reports)
     report.rows["runs"] = [run_row(seed=seed)]

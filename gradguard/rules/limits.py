@@ -62,7 +62,7 @@ class RuleByBlock(Rule):
         return self.base
 
 
-def build_rules(codes: Iterable[str], limits: Limits) -> list[Rule]:
+def build_rules(codes: Iterable[str], limits: Mapping[str, Mapping[str, Any]]) -> list[Rule]:
     """The rules of these codes, with their limits."""
     return [_build(code, limits.get(code, {})) for code in codes]
 

@@ -71,6 +71,18 @@ def test_select_ignore_and_a_stale_ignore(capsys: pytest.CaptureFixture[str]) ->
     assert "GG901 unused-ignore  the ignore GG104:2.* matched nothing" in text
 
 
+def test_limits_of_the_table_per_rule_and_per_block(capsys: pytest.CaptureFixture[str]) -> None:
+    write(MODELS + scenario("both", 1.01, 1.01))
+    table = '[tool.gradguard]\nselect = ["GG101"]\n[tool.gradguard.limits.GG101]\n'
+    Path("pyproject.toml").write_text(table + "z = 1e300\nz_single = 1e300\n")
+    assert main(["report", "models.py"]) == 0
+    Path("pyproject.toml").write_text(table + 'blocks."0.*".z = 1e300\n')
+    assert main(["report", "models.py"]) == 1
+    text = capsys.readouterr().out
+    assert "GG101 gradient-mismatch  2.weight" in text
+    assert "GG101 gradient-mismatch  0.weight" not in text
+
+
 def test_json_goes_to_a_file_beside_the_text(capsys: pytest.CaptureFixture[str]) -> None:
     write(MODELS + WRONG)
     assert main(["report", "models.py", "--json", "out.json"]) == 1
