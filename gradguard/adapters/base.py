@@ -264,6 +264,8 @@ class Settings:
     order: int = 1
     precision: str = "auto"
     vary: bool = False
+    reference: Any = field(default=None, compare=False)
+    """Gradients of a plain implementation in the native precision, by block name, as the adapter made them."""
     steps: int = 20
     memory_budget: int = 1 << 30
     progress: Any = field(default=None, compare=False)

@@ -243,6 +243,8 @@ class Bound:
     exchange: dict[int, torch.Tensor]
     handed: list[Handed]
     """The floating-point inputs as the last call got them."""
+    natives: list[tuple[torch.Tensor, torch.Tensor]]
+    """Our copy of each input, and the user's own tensor."""
 
 
 def _bind(setup: Setup, candidates: list[Candidate], session: Session, *, clone: bool) -> Bound:
@@ -297,7 +299,8 @@ def _bind(setup: Setup, candidates: list[Candidate], session: Session, *, clone:
         result = setup.function(*(mine(a) for a in setup.args), **{k: mine(v) for k, v in setup.kwargs.items()})
         return setup.loss(result) if setup.loss is not None else result
 
-    return Bound(call, copies, exchange, handed)
+    natives = {id(c.tensor): (copies[id(c.tensor)], c.tensor) for c in setup.inputs if id(c.tensor) not in session.native}
+    return Bound(call, copies, exchange, handed, list(natives.values()))
 
 
 def _problem(
@@ -322,7 +325,7 @@ def _problem(
         bound.call, blocks, leaves, session, originals=originals, seed=setup.seed, path=path, where=setup.where,
         notes=notes, scalar=scalar, modules=setup.modules,
     )
-    problem.exchange, problem.handed = bound.exchange, bound.handed
+    problem.exchange, problem.handed, problem.natives = bound.exchange, bound.handed, bound.natives
     return problem
 
 

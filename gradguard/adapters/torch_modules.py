@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from gradguard.adapters.backward_base import BackwardFacts, Fault
 from gradguard.adapters.base import Cut, Node
 from gradguard.adapters.nesting import flatten, rebuild
+from gradguard.adapters.precision_base import PrecisionFacts
 from gradguard.adapters.torch_backwards import Handed, backward_facts
 from gradguard.adapters.torch_detach import CutMode, Moment, as_cuts, changed, holding
 from gradguard.adapters.torch_entrywise import Batching, entry_differences
 from gradguard.adapters.torch_layouts import layout_faults
 from gradguard.adapters.torch_leaves import differentiable, dtype_name, parameter_places
 from gradguard.adapters.torch_nodes import NodeCall, record_nodes
+from gradguard.adapters.torch_precision import precision_facts
 from gradguard.adapters.torch_problem import TorchProblem
 from gradguard.adapters.torch_second_order import second_order
 from gradguard.blocks import Block, Tangent
@@ -46,6 +48,7 @@ class TorchModuleProblem(TorchProblem):
         self._leaf_modules = 0
         self._nodes: list[NodeCall] = []
         self.handed: list[Handed] = []
+        self.natives: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._recorded: dict[str, Called] = {}
         self.children: dict[str, torch.nn.Module] = {}
         for label, root in self.roots:
@@ -254,6 +257,10 @@ class TorchModuleProblem(TorchProblem):
     def second_order(self) -> TorchProblem | str:
         """The gradient as a function of its own; or why there is none."""
         return second_order(self)
+
+    def precision_facts(self, reference: Any = None) -> PrecisionFacts | str:
+        """The native gradient beside the lifted one; or why there is none."""
+        return precision_facts(self, reference)
 
     # -- Cuttable -------------------------------------------------------------------------------------------------
 

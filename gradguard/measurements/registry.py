@@ -19,6 +19,7 @@ MEASUREMENTS: dict[str, str] = {
     "backwards": "backwards:measure",
     "layouts": "layouts:measure",
     "second_order": "second_order:measure",
+    "precision": "precision:measure",
     "training_run": "training_run:measure",
     "passes": "passes:measure",
     "units": "units:measure",
