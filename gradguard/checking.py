@@ -47,6 +47,7 @@ def check_gradients(
     seed: int = 0,
     select: Iterable[str] | str | None = None,
     ignore: Iterable[Ignore | str] | Ignore | str = (),
+    limits: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Report:
     """Compare a gradient with vectorised finite differences.
 
@@ -64,6 +65,7 @@ def check_gradients(
         seed: of tangents, cotangents, and of the random numbers that the model draws.
         select: rules by code, slug or prefix.
         ignore: accepted findings, each with its reason.
+        limits: options of rules by code.
 
     Returns:
         The report; nothing is raised for a wrong gradient.
@@ -79,7 +81,7 @@ def check_gradients(
         raise UsageError(f"order={order!r} is unknown", todo="1, or 2 to check the gradient of the gradient, too")
     settings = Settings(seed=seed, order=order, method=method, precision=precision)
     ignores = check_ignores(as_ignores(ignore))
-    rules = gradient_rules(select)
+    rules = gradient_rules(select, limits)
     with _adapt(f, inputs, loss=loss, grad=grad, vjp=vjp, kwargs=kwargs, wrt=wrt, settings=settings) as problem:
         report = judge(problem, rules, settings, ignores=ignores)
         report.rows["runs"] = [run_row(seed=seed, dtype=problem.path)]
