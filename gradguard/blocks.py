@@ -102,8 +102,10 @@ def draw(seed: int, block: int, size: int) -> NDArray[np.int8]:
     generator = np.random.Generator(np.random.Philox(key=[seed % 2**64, block]))
     # One byte an entry: six bits choose the magnitude, one the sign.
     raw = np.frombuffer(generator.bytes(size), dtype=np.uint8)
-    magnitude = (raw & 63).astype(np.int8) + np.int8(32)
-    return np.where(raw & 64, -magnitude, magnitude)
+    pattern = (raw & 63).view(np.int8)
+    pattern += 32
+    np.negative(pattern, out=pattern, where=(raw & 64) != 0)
+    return pattern
 
 
 def window_slices(windows: Iterable[Window], dimensions: int) -> tuple[slice, ...]:

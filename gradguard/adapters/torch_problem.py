@@ -27,7 +27,7 @@ DENSE_BYTES = 1 << 22
 """Tangents are kept as float64 up to this size in all, else as one byte an entry."""
 NOTICED = 1e-12
 """Relative difference of two equal calls from which on its cause is looked for."""
-CHUNK = 1 << 22
+CHUNK = 1 << 20
 """Entries that a sum over a block converts at a time."""
 
 
@@ -232,11 +232,12 @@ class TorchProblem:
         for one, other in zip(a, b, strict=True):
             if one.shape != other.shape:
                 return float("inf")
-            x, y = _finite(real_view(one)).double(), _finite(real_view(other)).double()
-            if not x.numel():
-                continue
-            size = max(float(x.abs().max()), 1e-300)
-            worst = max(worst, float((x - y).abs().max()) / size)
+            size = change = 0.0
+            flat, again = real_view(one).reshape(-1), real_view(other).reshape(-1)
+            for start in range(0, flat.numel(), CHUNK):
+                x, y = (_finite(t[start : start + CHUNK]).double() for t in (flat, again))
+                size, change = max(size, float(x.abs().max())), max(change, float((x - y).abs().max()))
+            worst = max(worst, change / max(size, 1e-300))
         return worst
 
     def _backward(self, outputs: list[torch.Tensor]) -> tuple[list[torch.Tensor | None], list[str]]:
@@ -515,22 +516,25 @@ class TorchProblem:
 
     def identity(self) -> Identity:
         """Forward and backward again, from the same state: do value and gradient repeat?"""
-        first = self._ensure()
+        # Both gradients at once would be a model's worth of memory too many: a random projection of each block stands for it.
+        scales = {i: 1.0 for i, block in enumerate(self.blocks) if block.size}
+        seen = Tangent(seed=self.seed + 11, scales=scales)
+        absent = [g is None for g in self._ensure()]
+        first, sizes = (rows[0] for rows in self.shares([seen]))
         self._place(None, 0.0)
+        self._gradients = None
         outputs = self.collect(self.session.call(self.call, self.habits, grad=True))
         self.counts.forwards += self.share
         live = [outputs.tensors[i] for i in self.used]
-        again, _ = self._backward(live)
+        self._gradients, self._shapes = self._backward(live)
         self.session.reset(self.habits)
         value = max(self._difference([t.detach() for t in live], self._base), self.tape_difference)
-        worst, name = 0.0, ""
-        for block, a, b in zip(self.blocks, first, again, strict=True):
-            if a is None or b is None or a.shape != b.shape:
-                difference = 0.0 if (a is None) == (b is None) else float("inf")
-            else:
-                difference = self._difference([a], [b]) if a.numel() else 0.0
-            if difference > worst:
-                worst, name = difference, block.name
+        again, _ = (rows[0] for rows in self.shares([seen]))
+        changed = np.abs(again - first) / np.maximum(sizes, 1e-300)
+        changed[[was != (g is None) for was, g in zip(absent, self._gradients, strict=True)]] = np.inf
+        changed[~np.isfinite(first) & ~np.isfinite(again)] = 0.0
+        worst = float(np.nan_to_num(changed, nan=np.inf).max(initial=0.0))
+        name = self.blocks[int(np.argmax(changed))].name if worst > 0 else ""
         cause = first_difference(self, value=value > NOTICED) if max(value, worst) > NOTICED else ""
         return Identity(value_difference=value, gradient_difference=worst, block=name, cause=cause)
 
