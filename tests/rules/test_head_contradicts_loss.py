@@ -1,0 +1,63 @@
+"""GG501 on heads typed by hand."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from gradguard.adapters.observing_base import LossFacts
+from gradguard.rules.head_contradicts_loss import HeadContradictsLoss, cross_entropy_floor
+from tests.rules.health_evidence import FAILS, WORKS, evidence, outputs, passes, run, severities
+
+
+def head(*chain: str, kind: str = "cross_entropy", **columns: Any) -> LossFacts:
+    return LossFacts(kind=kind, chain=chain, **columns)
+
+
+@pytest.mark.parametrize(
+    ("facts", "columns", "losses", "expected"),
+    [
+        (head("softmax"), {}, WORKS, ["error"]),
+        (head("sigmoid"), {}, WORKS, ["error"]),
+        (head("tanh"), {}, WORKS, ["error"]),
+        (head("relu"), {}, FAILS, ["error"]),
+        (head("relu"), {}, WORKS, ["warning"]),
+        (head("relu"), {"dead_columns": 2}, WORKS, ["error"]),
+        (head("log_softmax"), {}, WORKS, []),  # the same thing twice changes nothing
+        (head(), {}, FAILS, []),
+        (head(classes=1), {}, WORKS, ["error"]),
+        (head(batch_axis=True), {}, WORKS, ["error"]),
+        (head("softmax", kind="nll"), {"normalised": False}, WORKS, ["error"]),
+        (head(kind="nll"), {"normalised": False}, WORKS, ["error"]),
+        (head(kind="nll"), {"normalised": True}, WORKS, []),  # a log-softmax written by hand
+        (head("sigmoid", kind="bce_logits"), {}, WORKS, ["error"]),
+        (head("clamp", "relu", kind="bce"), {}, WORKS, ["error"]),
+        (head("sigmoid", kind="bce"), {}, WORKS, []),
+        (head("softmax", kind="kl"), {}, WORKS, ["error"]),
+        (head("log_softmax", kind="kl"), {}, WORKS, []),
+        (head("sigmoid", kind="mse"), {"above_one": 0.9, "below_zero": 0.0}, WORKS, ["error"]),
+        (head("sigmoid", kind="mse"), {"above_one": 0.0, "below_zero": 0.0}, WORKS, []),
+        (head("tanh", kind="mse"), {"above_one": 0.0, "below_minus_one": 0.5}, WORKS, ["error"]),
+        (head("tanh", kind="mse"), {"above_one": 0.0, "below_zero": 0.5, "below_minus_one": 0.0}, WORKS, []),
+        (head("relu", kind="mse"), {"above_one": 0.9, "below_zero": 0.0}, WORKS, []),
+        (head("relu", kind="mse"), {"above_one": 0.0, "below_zero": 0.4}, WORKS, ["error"]),
+        (head("softmax", kind="mse"), {"above_one": 0.0, "below_zero": 0.0}, WORKS, []),  # Brier's score
+        (head("softmax", kind="difference", single=True), {}, WORKS, ["error"]),
+        (head(kind="difference", broadcast=((32, 1), (32, 32))), {}, WORKS, ["error"]),
+    ],
+)
+def test_rows(facts: LossFacts, columns: dict[str, Any], losses: tuple[float, float], expected: list[str]) -> None:
+    looks = passes({"losses": (facts,), "outputs": outputs(2.3, **columns)}, {"outputs": outputs(losses[1], **columns)})
+    assert severities(HeadContradictsLoss().check(evidence(looks, run(losses)))) == expected
+
+
+def test_floors() -> None:
+    assert math.isclose(cross_entropy_floor("softmax", 10), 1.461, abs_tol=1e-3)
+    assert math.isclose(cross_entropy_floor("sigmoid", 3), 0.551, abs_tol=1e-3)
+
+
+def test_metric_losses_may_compare_over_the_batch() -> None:
+    looks = passes({"losses": (head(batch_axis=True),)})
+    assert severities(HeadContradictsLoss().check(evidence(looks, run(objective="metric")))) == []

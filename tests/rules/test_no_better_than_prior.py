@@ -1,0 +1,39 @@
+"""GG406 on runs typed by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gradguard.rules.no_better_than_prior import NoBetterThanPrior
+from tests.rules.health_evidence import FAILS, WORKS, evidence, longer, outputs, passes, run
+
+SHORT = (run(FAILS, 20), passes(loss=2.3))
+
+
+@pytest.mark.parametrize(
+    ("measured", "status"),
+    [
+        ((*SHORT, longer()), "failed"),
+        ((run(WORKS), passes()), "passed"),
+        ((*SHORT, longer((2.3, 0.3), 0.3)), "passed"),  # the longer run learns
+        ((*SHORT, longer((2.6, 2.3), 2.3)), "passed"),  # not yet, but still falling
+        ((*SHORT, longer(movement=np.full(3, 1e-4))), "passed"),  # training has not begun
+        ((run(FAILS, 20), passes({"outputs": outputs(prior=float("nan"), kind="")}, {"outputs": outputs(prior=float("nan"), kind="")})), "skipped"),
+    ],
+)
+def test_rows(measured: Any, status: str) -> None:
+    assert NoBetterThanPrior().check(evidence(*measured)).status == status
+
+
+def test_a_longer_run_is_asked_for_first() -> None:
+    outcome = NoBetterThanPrior().check(evidence(*SHORT))
+    assert outcome.status == "passed"
+    assert [r.measurement for r in outcome.requests] == ["long_run"]
+
+
+def test_a_loss_that_falls_while_predictions_get_worse_has_the_wrong_sign() -> None:
+    outcome = NoBetterThanPrior().check(evidence(run((-2.3, -50.0), 50), passes(loss=50.0)))
+    assert outcome.findings[0].pattern == "ascent"

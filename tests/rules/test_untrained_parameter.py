@@ -1,0 +1,69 @@
+"""GG303 on runs typed by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gradguard.adapters.training_base import OptimizerFacts
+from gradguard.measurements.dependence import Dependence
+from gradguard.rules.untrained_parameter import UntrainedParameter
+from tests.rules.health_evidence import BLOCKS, FAILS, evidence, parameters, passes, run, severities
+
+
+def gradient(first: float, steps: int = 300) -> Any:
+    table = np.ones((steps, 3))
+    table[:, 0] = first
+    return table
+
+
+NONE = gradient(np.nan)
+DEPENDS, INDEPENDENT = Dependence(changes={"fc1.weight": 0.1}), Dependence(changes={"fc1.weight": 0.0})
+
+
+@pytest.mark.parametrize(
+    ("columns", "tried", "expected"),
+    [
+        ({"gradient": NONE}, DEPENDS, ["error"]),  # a cut
+        ({"gradient": gradient(0.0)}, DEPENDS, ["error"]),  # an operation without derivative
+        ({"gradient": NONE}, INDEPENDENT, ["warning"]),  # an output that this loss does not use
+        ({"gradient": NONE, "parameters": (*parameters(BLOCKS[:1], group=None), *parameters(BLOCKS[1:]))}, DEPENDS, ["warning"]),  # a target network
+        ({"gradient": NONE, "objective": "adversarial"}, DEPENDS, ["warning"]),
+        ({"gradient": NONE, "parameters": (*parameters(BLOCKS[:1], shape=(8,)), *parameters(BLOCKS[1:]))}, DEPENDS, []),  # a bias alone
+        ({"gradient": gradient(0.0, 5), "steps": 5}, DEPENDS, []),  # exact zeros of the first steps are normal
+        ({}, None, []),
+    ],
+)
+def test_modules(columns: dict[str, Any], tried: Any, expected: list[str]) -> None:
+    measured = evidence(run(**columns), passes(), *([tried] if tried is not None else []))
+    assert severities(UntrainedParameter().check(measured)) == expected
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected", "text"),
+    [
+        ({"optimizer": OptimizerFacts(name="SGD", foreign=3), "parameters": parameters(group=None)}, ["error"], "none of this one"),
+        ({"optimizer": OptimizerFacts(name="SGD", foreign=1, owned=2), "parameters": (*parameters(BLOCKS[:2]), *parameters(BLOCKS[2:], group=None))}, ["error"], "missing"),
+        ({"optimizer": OptimizerFacts(name="SGD", foreign=1, owned=3)}, [], ""),  # a loss with parameters of its own
+        ({"parameters": parameters(trainable=False)}, ["error"], "frozen"),
+        ({"parameters": (*parameters(BLOCKS[:2]), *parameters(BLOCKS[2:], group=None))}, ["warning"], "in no optimizer"),
+        ({"gradient": np.full((300, 3), np.nan)}, ["error"], "no graph"),
+    ],
+)
+def test_optimizers(columns: dict[str, Any], expected: list[str], text: str) -> None:
+    outcome = UntrainedParameter().check(evidence(run(**columns), passes(), Dependence(changes={})))
+    found = [f for f in outcome.findings if f.pattern in ("optimizer", "not in the optimizer")]
+    assert [f.severity for f in found] == expected
+    assert all(text in f.message for f in found)
+
+
+def test_left_out_of_the_optimizer_is_an_error_where_training_fails() -> None:
+    columns = {"parameters": (*parameters(BLOCKS[:2]), *parameters(BLOCKS[2:], group=None))}
+    assert severities(UntrainedParameter().check(evidence(run(FAILS, **columns), passes(loss=2.3)))) == ["error"]
+
+
+def test_what_the_loss_depends_on_is_asked_for() -> None:
+    outcome = UntrainedParameter().check(evidence(run(gradient=NONE), passes()))
+    assert [(r.measurement, r.about) for r in outcome.requests] == [("dependence", ("fc1.weight",))]

@@ -1,0 +1,26 @@
+"""GG207 on counts typed by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gradguard.adapters.observing_base import CodeFacts
+from gradguard.rules.unused_capacity import UnusedCapacity
+from tests.rules.health_evidence import FAILS, WORKS, evidence, passes, run, severities
+
+
+@pytest.mark.parametrize(
+    ("counts", "steps", "losses", "expected"),
+    [
+        ([1000] + [0] * 31, 300, WORKS, ["error"]),
+        ([1000] + [0] * 31, 5, WORKS, ["warning"]),  # before training, a codebook often begins there
+        ([400, 400] + [0] * 30, 300, WORKS, ["warning"]),
+        ([400, 400] + [0] * 30, 300, FAILS, ["error"]),
+        ([50] * 16 + [0] * 16, 300, FAILS, []),
+        ([3] + [0] * 31, 300, FAILS, []),  # three choices say nothing
+    ],
+)
+def test_rows(counts: list[int], steps: int, losses: tuple[float, float], expected: list[str]) -> None:
+    looks = passes(end={"codes": (CodeFacts(layer="vq", kind="codes", counts=np.array(counts, float)),)}, loss=losses[1])
+    assert severities(UnusedCapacity().check(evidence(looks, run(losses, steps)))) == expected
