@@ -90,7 +90,8 @@ def numpy_layout_faults(problem: NumpyProblem) -> tuple[tuple[Fault, ...], str]:
     names = [block.name for block in problem.blocks]
     value, _ = _apart(list(other.phi.base), list(problem.phi.base), [""] * len(problem.phi.base))
     size, name = _apart(other.gradients, problem.gradients, names)
-    what, limit = "in another memory order", 1e-7
+    # Sums in another order round differently: in float32 by far more.
+    what, limit = "in another memory order", 1e-4 if problem.path.startswith("native") else 1e-7
     if value > limit:
         return (Fault(kind="layout", what=what, size=value, limit=limit, detail=f"the value differs by {value:.2g}"),), ""
     return ((Fault(kind="layout", what=what, block=name, size=size, limit=limit),) if size > limit else ()), ""

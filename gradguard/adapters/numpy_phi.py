@@ -91,6 +91,15 @@ class Phi:
             found.append(self._loop(chunk) if stacked is None else stacked)
         return np.concatenate([np.zeros(0), *found]), "loop" if self.stackable else "stacked", self.stackable or ""
 
+    def outputs_at(self, point: Mapping[int, Any]) -> list[NDArray[Any]] | None:
+        """The differentiable leaves of the output at a point; None outside of f's domain, or where their shapes change."""
+        self.counts.forwards += 1
+        try:
+            leaves = self._differentiable(self.call.run(self.call.f, self._leaves_at(point)))
+        except (ArithmeticError, ValueError):
+            return None
+        return leaves if [leaf.shape for leaf in leaves] == [base.shape for base in self.base] else None
+
     def imaginary(self, point: Mapping[int, Any]) -> float | None:
         """Im phi at a complex point; None where f does not run in complex numbers, or loses the imaginary part."""
         self.counts.forwards += 1

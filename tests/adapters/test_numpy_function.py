@@ -131,6 +131,20 @@ def test_float32_is_lifted_and_says_so() -> None:
     assert problem.blocks[0].dtype == "float32"
 
 
+@pytest.mark.parametrize(
+    ("f", "path"),
+    [
+        (lambda x: np.sum(x.astype(np.float32) ** 3), "native float32"),
+        (lambda x: np.float64(np.sum(x.astype(np.float32) ** 3)), "native float32"),
+        (lambda x: np.sum(x**3), "float64"),
+        (lambda x: np.sum(x * 0.0), "float64"),
+        (lambda x: np.sum(x) + 1e9, "float64"),
+    ],
+)
+def test_a_function_that_computes_in_float32_says_so(f: Any, path: str) -> None:
+    assert adapt_numpy(f, X, grad=lambda x: 3 * x**2).path == path
+
+
 def test_entries_and_their_differences() -> None:
     problem = RIGHT["params and input"]()
     indices = [0, 3, 11]

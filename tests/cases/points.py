@@ -185,6 +185,10 @@ def numpy_cases() -> Iterator[Case]:
     rows: dict[str, tuple[Any, Any, dict[str, Any]]] = {
         "sum of squares": (lambda x: (x**2).sum(), x, {"grad": lambda x: 2 * x}),
         "float32 squares": (lambda x: (x**2).sum(), x.astype(np.float32), {"grad": lambda x: 2 * x}),
+        "computes in float32": (
+            lambda x: np.sum(np.tanh(x.astype(np.float32)) ** 2), x,
+            {"grad": lambda x: 2 * np.tanh(x) * (1 - np.tanh(x) ** 2)},
+        ),
         "product of two": (lambda a, b: (a * b).sum(), (x, y), {"grad": lambda a, b: (b, a)}),
         "relu at 0": (lambda x: np.maximum(x, 0).sum(), np.array([0.0, 1.0, -1.0]), {"grad": lambda x: (x > 0) * 1.0}),
         "abs at 0": (lambda x: np.abs(x).sum(), np.array([0.0, 1.0, -1.0]), {"grad": np.sign}),
