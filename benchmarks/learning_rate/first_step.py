@@ -1,0 +1,140 @@
+"""The first-step limit from curvature, against rates that are bisected, on real small nets.
+
+    python -m benchmarks.learning_rate.first_step [--sample] [--warm STEPS]
+
+Two yardsticks, and no tuning to either. *Local*: a copy of the net is moved a little along the sharpest direction, the loss is
+made flat there (its gradient at the start subtracted), and the optimizer takes 12 steps on the same batch: above which rate
+does the deviation grow? This is what the eigenvalue is about, on the real loss with the real optimizer. *Overshoot*: the optimizer
+takes 20 steps on the same batch as it is: above which rate is its loss at some step above where it began? Between the two lies
+what the quadratic model leaves out: the curvature changes within those steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+import gradguard as gg
+from benchmarks.learning_rate.nets import NETS, OPTIMIZERS, scenario
+from gradguard.adapters.base import Settings
+from gradguard.adapters.torch_curvature import TorchCurvature
+from gradguard.adapters.torch_rates import TorchRates
+from gradguard.curvature.lanczos import extremes
+from gradguard.measurements.curvature import Curvature, measure
+
+RATE = {"SGD": 5e-2, "momentum": 5e-3, "Nesterov": 5e-3, "Adam": 1e-3, "AdamW": 1e-3, "RMSprop": 5e-4}
+SETTINGS = Settings(steps=50)
+LOCAL, FOLLOWED = 12, 20
+
+
+def bisect(fails: Callable[[float], bool], near: float) -> float:
+    """The rate at which ``fails`` begins, within 5 %, looked for from a thousandth to a thousand times of ``near``."""
+    low, high = near / 1e3, near * 1e3
+    while high / low > 1.05:
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if fails(middle) else (middle, high)
+    return math.sqrt(low * high)
+
+
+def local(problem: TorchRates, lr: float, point: TorchCurvature, top: torch.Tensor) -> bool:
+    """Whether a tiny deviation along the sharpest direction grows at that rate, on the tilted loss of the first batch."""
+    session = problem.training.fresh()
+    model, optimizer = session.model, session.optimizer
+    batch = problem.training.batches[0]
+    parameters = session.params
+    torch.manual_seed(0)
+    tilt = torch.autograd.grad(session.loss(batch), parameters)
+    start = [p.detach().clone() for p in parameters]
+    for group in optimizer.param_groups:
+        group["lr"], group["weight_decay"] = lr, 0.0
+    for state in optimizer.state.values():
+        for name in ("exp_avg", "momentum_buffer"):
+            if isinstance(state.get(name), torch.Tensor):
+                state[name].zero_()
+    direction = point._root * top
+    size = 1e-7 * float(point._join(start).norm()) / float(direction.norm())
+    with torch.no_grad():
+        for p, piece in zip(parameters, point._split(size * direction), strict=True):
+            p.add_(piece)
+    along = []
+    for _ in range(LOCAL):
+        optimizer.zero_grad()
+        torch.manual_seed(0)
+        value = problem.training.scenario.loss(model, batch)
+        gradients = torch.autograd.grad(value, parameters)
+        for p, g, t in zip(parameters, gradients, tilt, strict=True):
+            p.grad = g - t
+        optimizer.step()
+        moved = point._join([p.detach() - s for p, s in zip(parameters, start, strict=True)])
+        along.append(abs(float(torch.where(point._root > 0, moved / point._root, 0.0) @ top)))
+        if not along[-1] < 1e6:
+            return True
+    return bool(max(along[-2:]) > size)
+
+
+def overshoots(problem: TorchRates, lr: float, unit: float) -> bool:
+    """Whether the same batch's loss is above its start at some of 20 steps."""
+    trace = problem.training.run(FOLLOWED, rate_scale=lr / unit, batches=[0], same_batch=True)
+    after = [step.loss_after for step in trace.steps if step.loss_after is not None]
+    return bool(trace.stopped) or max(after) > trace.steps[0].loss
+
+
+def warmed(problem: gg.Scenario, steps: int) -> gg.Scenario:
+    """The scenario after some steps of training in double precision, so that tiny deviations are seen."""
+    trained = TorchRates(problem, SETTINGS)
+    trained.run(steps, keep="warm")
+    session = trained.training.sessions["warm"]
+    return replace(problem, model=session.model, optimizer=session.optimizer)
+
+
+def double(problem: gg.Scenario) -> gg.Scenario:
+    """The same net and data in float64."""
+    problem.model.double()
+    batches = [(x.double(), y.double() if y.is_floating_point() else y) for x, y in problem.batches]
+    return replace(problem, batches=batches)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sample", action="store_true", help="a few small nets only")
+    parser.add_argument("--warm", type=int, default=200, help="steps of training before the limit is asked for")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    pairs = [(net, name) for i, net in enumerate(NETS) for j, name in enumerate(OPTIMIZERS) if (i + j) % 2 == 0]
+    if arguments.sample:
+        pairs = [pair for pair in pairs if "friedman" in pair[0].name or "softmax" in pair[0].name]
+    print("| net | optimizer | lambda_1 | products | predicted | local | ratio | overshoot | ratio | s |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    ratios: dict[str, list[float]] = {"local": [], "overshoot": []}
+    for net, name in pairs:
+        begun = time.perf_counter()
+        problem = TorchRates(warmed(double(scenario(net, name, RATE[name], size=256)), arguments.warm), SETTINGS)
+        found: Any = measure(problem, SETTINGS, {}, ())
+        assert isinstance(found, Curvature), found.reason
+        limit = found.groups[0].limit
+        point = problem.point()
+        top = extremes(point).top
+        near = bisect(lambda lr, p=problem, c=point, t=top: local(p, lr, c, t), limit)
+        far = bisect(lambda lr, p=problem, u=RATE[name]: overshoots(p, lr, u), limit)
+        ratios["local"].append(limit / near)
+        ratios["overshoot"].append(limit / far)
+        print(
+            f"| {net.name} | {name} | {found.groups[0].lambda_max:.4g} | {found.products} | {limit:.3g} | {near:.3g} | {limit / near:.2f} "
+            f"| {far:.3g} | {limit / far:.2f} | {time.perf_counter() - begun:.0f} |", flush=True,
+        )
+    print()
+    for what, values in ratios.items():
+        within = sum(0.5 <= r <= 2 for r in values)
+        print(f"{what}: {within} of {len(values)} within 0.5 to 2; median {np.median(values):.2f}, {min(values):.2f} to {max(values):.2f}")
+
+
+if __name__ == "__main__":
+    main()
