@@ -9,7 +9,8 @@ import pkgutil
 import numpy.fft  # noqa: F401
 import pandas  # noqa: F401
 import sklearn.datasets  # noqa: F401
-import torch  # noqa: F401
+import torch
+import torch._dynamo  # noqa: F401  # optimizers import it
 
 import gradguard
 

@@ -51,7 +51,8 @@ def run_report(
     for file in (json_file, output_file):
         _check_writable(file)
     audited = audit_targets(targets, config=config, root=root, blocks=blocks, baseline=_baseline_of(config, root))
-    report = _with_stale(audited, options)
+    # Ignores of the table may concern scenarios that were not named: then only those of the command line can be stale.
+    report = _with_stale(audited, config.ignore if not targets else check_ignores(as_ignores(options.get("ignore") or ())))
     _show(report, output_format, output_file)
     if json_file:
         _write(report.to_json(), json_file)
@@ -143,14 +144,13 @@ def _baseline_of(config: Config, root: Path) -> list[Accepted]:
     return read_baseline(path)
 
 
-def _with_stale(audited: Audited, options: Mapping[str, Any]) -> Report:
-    """GG901 for ignores of the command line that accepted nothing; those of the table may concern other targets."""
+def _with_stale(audited: Audited, ignores: Sequence[Ignore]) -> Report:
+    """The report with GG901 for ignores that accepted nothing though their rule was judged."""
     from gradguard.rules.unused_ignore import UnusedIgnore
 
     report = audited.report
-    given = check_ignores(as_ignores(options.get("ignore") or ()))
     judged = {check.code for check in report.checks}
-    stale = [one for one in given if one not in audited.used and one.rule in judged]
+    stale = [one for one in ignores if one not in audited.used and one.rule in judged]
     if not stale or UnusedIgnore.code not in judged:
         return report
     findings = (*report.findings, *map(UnusedIgnore.stale, stale))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
@@ -19,6 +20,7 @@ from gradguard.integrations.pytest_scenarios import marker_settings
 from gradguard.integrations.pytest_session import divided_threads, work_of
 from gradguard.pytest_plugin import ITEM
 from gradguard.report import Report
+from gradguard.scenarios import Scenario
 
 __all__ = ["Checks"]
 
@@ -64,8 +66,9 @@ class Checks:
         config, kwargs = self._settings(name, kwargs)
         with divided_threads(self._config):
             report = self._function(name)(*args, **kwargs)
-        first = args[0] if args else next(iter(kwargs.values()), None)
-        return self._judge(report, config, getattr(first, "model", first))
+        named = (kwargs[key] for key in ("f", "model", "scenario") if key in kwargs)
+        first = args[0] if args else next(named, None)
+        return self._judge(report, config, first.model if isinstance(first, Scenario) else first)
 
     def _function(self, name: str) -> Callable[..., Any]:
         return getattr(gradguard, name)  # type: ignore[no-any-return]  # exported lazily, so its type is not known here
@@ -80,11 +83,11 @@ class Checks:
         if isinstance(call.get("ignore"), tuple):
             call["ignore"] = list(call["ignore"])
         config = work_of(self._config).settings(marker=marker, call=call)
-        if name != "watch":
-            kwargs["seed"] = config.seed
-            if name == "audit":
-                kwargs = {"select": config.codes, "limits": config.limits, **kwargs}
-        return config, kwargs
+        given = {"seed": config.seed, "limits": config.limits}
+        if name == "audit":
+            given |= {"select": config.codes, "method": config.method, "precision": config.precision, "steps": config.steps}
+        takes = inspect.signature(self._function(name)).parameters
+        return config, {**{key: value for key, value in given.items() if key in takes}, **kwargs}
 
     def _judge(self, report: Report, config: Config, model: Any) -> Report:
         __tracebackhide__ = True

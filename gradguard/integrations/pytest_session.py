@@ -22,10 +22,11 @@ from gradguard.finding import Finding
 from gradguard.pytest_plugin import PAYLOAD
 from gradguard.rendering.text import count_checks
 from gradguard.report import Report, merge, plain
+from gradguard.rules.unused_ignore import UnusedIgnore
 from gradguard.saved import report_from_dict
 from gradguard.scenarios import Ignore
 
-__all__ = ["Work", "divided_threads", "finish", "merged", "shared_folder", "work_of"]
+__all__ = ["Work", "divided_threads", "finish", "merged", "report_of_run", "shared_folder", "work_of"]
 
 WORK = pytest.StashKey["Work"]()
 FOLDER = pytest.StashKey[str]()
@@ -128,12 +129,29 @@ def merged(payloads: Sequence[str]) -> tuple[Report, list[Ignore]]:
     return Report(_ordered(report.findings), report.checks), used
 
 
+def report_of_run(config: pytest.Config, payloads: Sequence[str]) -> Report:
+    """The report of a run, with GG901 for ignores of the settings that accepted nothing, where the whole suite ran."""
+    report, used = merged(payloads)
+    reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
+    part = config.args_source is pytest.Config.ArgsSource.ARGS or (reporter is not None and reporter.stats.get("deselected"))
+    judged = {check.code for check in report.checks}
+    if part or UnusedIgnore.code not in judged:
+        return report
+    try:
+        given = work_of(config).settings().ignore
+    except UsageError:
+        # The tests that needed the settings have failed with this already.
+        return report
+    stale = [UnusedIgnore.stale(one) for one in given if one not in used and one.rule in judged]
+    return Report((*report.findings, *stale), report.checks, report.rows)
+
+
 def finish(session: pytest.Session, payloads: Sequence[str]) -> str:
     """Write what was asked for: baseline, output file, properties of JUnit. Returns what went wrong; that fails the run."""
     config = session.config
     if hasattr(config, "workerinput"):
         return ""
-    report, _ = merged(payloads)
+    report = report_of_run(config, payloads)
     _add_properties(config, report)
     try:
         if work_of(config).writing:

@@ -9,7 +9,7 @@ import pytest
 
 from gradguard.errors import UsageError
 from gradguard.finding import Finding
-from gradguard.integrations.pytest_session import merged, work_of
+from gradguard.integrations.pytest_session import report_of_run, work_of
 from gradguard.rendering.text import count_checks, shorten, tally
 from gradguard.report import Report
 
@@ -21,11 +21,12 @@ MARKUP = {"error": {"red": True}, "warning": {"yellow": True}, "info": {"cyan": 
 
 def summarise(reporter: Any, config: pytest.Config, payloads: Sequence[str], problem: str = "") -> None:
     """Write the section; with ``-q`` only where something was found. ``problem``: what could not be written."""
-    report, _ = merged(payloads)
+    report = report_of_run(config, payloads)
     _show_format(reporter, config, report)
     note = _note(config)
     if config.get_verbosity() < 0 and not report.findings and not problem and not note:
         return
+    reporter.ensure_newline()
     reporter.section("gradguard", sep="=")
     if problem:
         reporter.write_line(f"gradguard: {problem}", red=True)
@@ -58,7 +59,7 @@ def summary_lines(report: Report, width: int) -> tuple[list[tuple[Finding, str]]
 def _line(finding: Finding, width: int) -> str:
     head = f"{finding.severity:<7} {finding.code} {finding.rule}"
     caused = "  (caused by another)" if finding.caused_by else ""
-    place = f"{finding.scenario}  {finding.block or finding.module}".rstrip()
+    place = f"{finding.scenario}  {finding.block or finding.module}".strip()
     room = width - len(head) - len(caused) - 2
     if room < 16:
         # Too narrow for the place beside the rule: the rule's code is enough to find the rest.

@@ -67,17 +67,18 @@ def start(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     """``start(text, *arguments, plugins=...)``: pytest as a process, with only the plugins that are named."""
     for name in [name for name in os.environ if name.startswith(("GRADGUARD_S", "GRADGUARD_P", "PYTEST_"))]:
         monkeypatch.delenv(name)
-    environ = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "COLUMNS": "100"}
+    more = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "COLUMNS": "100"}
     if request.param == "oldest":
         folder = os.environ.get("GRADGUARD_OLDEST_PYTEST", "")
         if not folder or not Path(folder).is_dir():
             pytest.skip("the oldest pytest is installed by `make test`")
-        environ["PYTHONPATH"] = folder
+        more["PYTHONPATH"] = os.pathsep.join([folder, os.environ.get("PYTHONPATH", "")])
 
     def run(text: str = "", *arguments: str, plugins: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
         (tmp_path / "test_models.py").write_text(MODELS + text)
         named = [part for plugin in ("gradguard.pytest_plugin", *plugins) for part in ("-p", plugin)]
         command = [sys.executable, "-m", "pytest", *named, *arguments]
+        environ = {**os.environ, **more}
         return subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=120, check=False)
 
     return run
@@ -164,6 +165,15 @@ def test_an_interrupt_from_the_terminal_while_a_scenario_is_measured(tmp_path: P
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 2
     assert "9 checks on 3 scenarios: 8 passed, 1 failed" in output
+
+
+def test_a_terminal_that_is_not_utf8(start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    monkeypatch.setenv("PYTHONUTF8", "0")
+    done = start("\n@gg.scenario\ndef gr\u00f6\u00dfe():\n    return net('g', 1.01)\n", FEW, "-k", "gr")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "test_models.py:gr\\xf6\\xdfe  w" in done.stdout
+    assert "INTERNALERROR" not in done.stdout
 
 
 def test_strict_expected_failures_last_failed_and_nothing_collected(start: Start, tmp_path: Path) -> None:

@@ -184,6 +184,33 @@ def test_own_error(gradguard):
     result.stdout.fnmatch_lines(["E *GG402 diverging-loss  the loss blew up", "E *ZeroDivisionError: mine"])
 
 
+def test_a_real_loop_is_watched(run: Run) -> None:
+    result = run(
+        """
+def test_loop(gradguard):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    inputs, labels = torch.randn(64, 4), torch.randint(3, (64,))
+    with gradguard.watch(model, optimizer=optimizer) as watch:
+        for _ in range(20):
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(inputs), labels)
+            loss.backward()
+            optimizer.step()
+            watch.record(loss=loss)
+    assert watch.report().checks
+"""
+    )
+    result.assert_outcomes(passed=1)
+    assert "on 1 scenario" in result.stdout.str()
+
+
+def test_limits_of_the_table_reach_every_check(run: Run, pytester: pytest.Pytester) -> None:
+    pytester.makepyprojecttoml("[tool.gradguard.limits.GG101]\nz = 1e300\nz_single = 1e300\n")
+    run(WRONG_CALL, "--gradguard-select=GG101").assert_outcomes(passed=1)
+
+
 def test_markers_select_what_uses_the_fixture(run: Run) -> None:
     result = run(RIGHT_CALL + "\ndef test_other():\n    pass\n", "-m", "gradguard", "--strict-markers")
     result.assert_outcomes(passed=1, deselected=1)

@@ -123,6 +123,14 @@ def test_a_baseline_that_cannot_be_read_fails_what_needs_it(
     result.stdout.fnmatch_lines([message])
 
 
+def test_an_ignore_that_accepted_nothing_is_said_where_all_tests_ran(run: Run, pytester: pytest.Pytester) -> None:
+    pytester.makepyprojecttoml('[tool.gradguard]\nignore = ["GG101:2.*=known", "GG102:0.*=was once"]\n')
+    stale = "warning GG901 unused-ignore  0.*"
+    assert stale in run(WRONG, FEW).outlines
+    assert stale not in run(WRONG, FEW, "-k", "wrong and not nonfinite").outlines
+    assert stale not in run(WRONG, FEW, "test_models.py").outlines
+
+
 def test_a_read_only_folder(run: Run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     """As root nothing is read-only, so the refusal is played."""
 
