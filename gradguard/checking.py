@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 from gradguard.adapters.base import Differentiable, Settings
 from gradguard.errors import UsageError
+from gradguard.finding import Check
+from gradguard.health import HEALTH, audit_health
 from gradguard.judging import check_ignores, judge
+from gradguard.learning_rate import CODES as RATES
+from gradguard.learning_rate import audit_learning_rate
 from gradguard.report import Report, merge
 from gradguard.rules.base import Rule
 from gradguard.rules.limits import build_rules
@@ -21,6 +26,8 @@ from gradguard.scenarios import Ignore, Scenario, as_ignores
 
 __all__ = ["Family", "audit", "check_gradients", "gradient_rules"]
 
+MOST_BATCHES = 50
+"""Batches that are kept of an iterator that can be read only once."""
 METHODS = ("directional", "entrywise")
 PRECISIONS = ("auto", "float64", "native")
 
@@ -156,6 +163,8 @@ def audit(
     settings = Settings(seed=seed, method=method, precision=precision, steps=steps, progress=progress)
     ignores = check_ignores((*scenario.ignore, *as_ignores(ignore)))
     codes = set(select_rules(select))
+    if isinstance(scenario.batches, Iterator):  # it can be read once, and every family reads it
+        scenario = replace(scenario, batches=list(islice(scenario.batches, max(steps, MOST_BATCHES))))
     families = [family for family in FAMILIES if any(code.startswith(family.prefixes) for code in codes)]
     reports: list[Report] = []
     for done, family in enumerate(families):
@@ -164,6 +173,10 @@ def audit(
         rules = build_rules([code for code in sorted(codes) if code.startswith(family.prefixes)], limits or {})
         reports.append(family.run(scenario, settings, rules, name, ignores))
     report = merge(reports)
+    report.checks += tuple(
+        Check(scenario=name, code=code, rule=RULES[code][0], status="skipped", reason=reason)
+        for code, reason in ELSEWHERE.items() if code in codes and code in RULES
+    )
     report.rows["runs"] = [run_row(seed=seed)]
     return Report(triage(report.findings), report.checks, report.rows)
 
@@ -185,8 +198,18 @@ def audit_gradients(
         return judge(problem, rules, settings, scenario=name, ignores=ignores)
 
 
-FAMILIES: tuple[Family, ...] = (Family(name="gradients", prefixes=("GG1", "GG9"), run=audit_gradients),)
+FAMILIES: tuple[Family, ...] = (
+    Family(name="gradients", prefixes=("GG1", "GG9"), run=audit_gradients),
+    Family(name="health", prefixes=HEALTH, run=audit_health),
+    Family(name="learning rate", prefixes=RATES, run=audit_learning_rate),
+)
 """The families of rules, in the order in which they run."""
+
+ELSEWHERE = {
+    "GG402": "it judges the user's own loop: gradguard.watch",
+    "GG407": "it needs a scenario of several widths: check_width_scaling",
+}
+"""Rules that a scenario is not enough for."""
 
 
 def scenario_problem(scenario: Scenario, settings: Settings, *, name: str = "") -> AbstractContextManager[Differentiable]:
@@ -221,13 +244,17 @@ def first_batch(scenario: Scenario, name: str = "") -> Any:
     Raises:
         UsageError: there is none.
     """
-    try:
-        iterator = iter(scenario.batches)
-    except TypeError:
+    if not hasattr(scenario.batches, "__iter__") and not hasattr(scenario.batches, "__getitem__"):
         raise UsageError(
             f"batches is a {type(scenario.batches).__name__} that cannot be iterated", where=f"scenario {name}",
             todo="give a list of batches or a DataLoader",
-        ) from None
-    for batch in iterator:
-        return batch
+        )
+    with ExitStack() as kept:
+        if "torch" in sys.modules:
+            from gradguard.adapters.torch_training import preserved_generators, preserved_rng
+
+            kept.enter_context(preserved_rng())  # a DataLoader draws a seed when it is read
+            kept.enter_context(preserved_generators(scenario.batches))
+        for batch in scenario.batches:
+            return batch
     raise UsageError("there are no batches", where=f"scenario {name}", todo="give at least one batch")
