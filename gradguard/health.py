@@ -103,14 +103,25 @@ def check_training(
     if isinstance(batches, Iterator):  # it can be read once, and two families of rules read it
         batches = list(itertools.islice(batches, max(steps, LONGEST)))
     scenario = Scenario(
-        model, batches, loss, optimizer=optimizer, grad=grad, activations=activations, outputs=outputs, labels=labels,
-        objective=objective, causal=causal, independent_samples=independent_samples,
+        model,
+        batches,
+        loss,
+        optimizer=optimizer,
+        grad=grad,
+        activations=activations,
+        outputs=outputs,
+        labels=labels,
+        objective=objective,
+        causal=causal,
+        independent_samples=independent_samples,
     )
     settings = Settings(seed=seed, steps=steps)
     ignores = check_ignores(as_ignores(ignore))
     chosen = set(select_rules(select))
     reports = [audit_health(scenario, settings, health_rules(select, limits), "", ignores)]
-    rates = [rule_class(code)(**dict((limits or {}).get(code, {}))) for code in RATES if code in RULES and code in chosen]
+    rates = [
+        rule_class(code)(**dict((limits or {}).get(code, {}))) for code in RATES if code in RULES and code in chosen
+    ]
     if rates:
         reports.append(audit_learning_rate(scenario, settings, rates, "", ignores))
     merged = merge(reports)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradguard.adapters.base import Settings
 from gradguard.errors import UsageError
+from gradguard.finding import Check
 from gradguard.health import health_rules
 from gradguard.judging import check_ignores, judge
 from gradguard.measurements.base import Measurement, Unavailable
@@ -32,7 +33,11 @@ class Watch:
     """What is seen of a loop. Made by :func:`watch`."""
 
     def __init__(
-        self, seen: TorchWatch, select: Iterable[str] | str | None, ignore: Any, limits: Mapping[str, Mapping[str, Any]] | None
+        self,
+        seen: TorchWatch,
+        select: Iterable[str] | str | None,
+        ignore: Any,
+        limits: Mapping[str, Mapping[str, Any]] | None,
     ) -> None:
         self._seen = seen
         self._select, self._limits = select, limits
@@ -54,8 +59,16 @@ class Watch:
         start, end = seen.passes()
         evidence: dict[str, Measurement] = {
             "training_run": TrainingRun(
-                trace=seen.trace(), parameters=seen.parameters, optimizer=seen.optimizer_facts(), objective=seen.objective, asked=seen.steps,
-                source="watch", stale=seen.stale.share, cut=seen.cut, notes=seen.notes, path=seen.path,
+                trace=seen.trace(),
+                parameters=seen.parameters,
+                optimizer=seen.optimizer_facts(),
+                objective=seen.objective,
+                asked=seen.steps,
+                source="watch",
+                stale=seen.stale.share,
+                cut=seen.cut,
+                notes=seen.notes,
+                path=seen.path,
             ),
             "passes": Passes(start=start, end=end, path=seen.path),
         }
@@ -66,8 +79,19 @@ class Watch:
             evidence["training_run"] = Unavailable(wanted="training_run", reason=reason)
         chosen = set(select_rules(self._select))
         rules = health_rules(self._select, self._limits)
-        rules += [rule_class(code)(**dict((self._limits or {}).get(code, {}))) for code in LOOP_RULES if code in RULES and code in chosen]
+        loops = LOOP_RULES if seen.recorded else ()
+        rules += [
+            rule_class(code)(**dict((self._limits or {}).get(code, {})))
+            for code in loops
+            if code in RULES and code in chosen
+        ]
         report = judge(seen, rules, Settings(steps=max(1, seen.steps)), ignores=self._ignores, evidence=evidence)
+        silent = [] if seen.recorded else [c for c in LOOP_RULES if c in RULES and c in chosen]
+        checks = [
+            Check(scenario="", code=c, rule=RULES[c][0], status="skipped", reason="no loss was recorded")
+            for c in silent
+        ]
+        report = Report(report.findings, (*report.checks, *checks), report.rows)
         report.rows["runs"] = [run_row(seed=0)]
         return report
 
@@ -106,10 +130,14 @@ def watch(
     """
     torch = sys.modules.get("torch")
     if torch is None or not isinstance(model, torch.nn.Module):
-        raise UsageError(f"watch takes a torch.nn.Module, got {type(model).__name__}", todo="for NumPy models use check_training")
+        raise UsageError(
+            f"watch takes a torch.nn.Module, got {type(model).__name__}", todo="for NumPy models use check_training"
+        )
     if not any(True for _ in model.parameters()):
         raise UsageError("the model has no parameters", where=type(model).__name__)
-    optimizers: Sequence[Any] = [] if optimizer is None else list(optimizer) if isinstance(optimizer, list | tuple) else [optimizer]
+    optimizers: Sequence[Any] = (
+        [] if optimizer is None else list(optimizer) if isinstance(optimizer, list | tuple) else [optimizer]
+    )
     for one in optimizers:
         if not isinstance(one, torch.optim.Optimizer):
             raise UsageError(f"optimizer takes a torch optimizer or a sequence of them, got {type(one).__name__}")

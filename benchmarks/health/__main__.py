@@ -44,13 +44,30 @@ def run_case(case: Case, seed: int, steps: int) -> Result:
     try:
         report = judge(case, seed, steps)
     except Exception as error:
-        return Result(case, seed, (), "", (), (), (), time.perf_counter() - start, "", f"{type(error).__name__}: {error}".splitlines()[0])
+        return Result(
+            case,
+            seed,
+            (),
+            "",
+            (),
+            (),
+            (),
+            time.perf_counter() - start,
+            "",
+            f"{type(error).__name__}: {error}".splitlines()[0],
+        )
     errors: list[Finding] = [f for f in report.findings if f.severity == "error"]
     roots = [f for f in errors if not f.caused_by] or errors
     return Result(
-        case, seed, tuple(f.code for f in errors), roots[0].code if roots else "", tuple(f.code for f in report.findings if f.severity == "warning"),
-        tuple(c.code for c in report.checks if c.status == "skipped"), tuple(c.code for c in report.checks if c.status == "inconclusive"),
-        time.perf_counter() - start, roots[0].module if roots else "",
+        case,
+        seed,
+        tuple(f.code for f in errors),
+        roots[0].code if roots else "",
+        tuple(f.code for f in report.findings if f.severity == "warning"),
+        tuple(c.code for c in report.checks if c.status == "skipped"),
+        tuple(c.code for c in report.checks if c.status == "inconclusive"),
+        time.perf_counter() - start,
+        roots[0].module if roots else "",
     )
 
 
@@ -66,7 +83,13 @@ def judge(case: Case, seed: int, steps: int) -> Report:
     from gradguard.health import check_training
 
     return check_training(
-        program.model, program.batches, loss=program.loss, optimizer=program.optimizer, steps=steps, seed=seed, **program.options
+        program.model,
+        program.batches,
+        loss=program.loss,
+        optimizer=program.optimizer,
+        steps=steps,
+        seed=seed,
+        **program.options,
     )
 
 
@@ -97,7 +120,10 @@ def summary(results: list[Result]) -> str:
         if not r.flagged:
             miss.update(sorted(r.case.expected)[:1])
     lines.append(f"{'rule':8}{'right':>7}{'missed':>8}{'beside':>8}{'false':>7}")
-    lines += [f"{code:8}{hit[code]:7}{miss[code]:8}{also[code]:8}{false[code]:7}" for code in sorted({*hit, *miss, *false, *also})]
+    lines += [
+        f"{code:8}{hit[code]:7}{miss[code]:8}{also[code]:8}{false[code]:7}"
+        for code in sorted({*hit, *miss, *false, *also})
+    ]
     return "\n".join(lines)
 
 
@@ -120,7 +146,10 @@ def main() -> int:
             if not options.quiet or not good:
                 mark = "ok " if good else ("FLAG" if r.flagged else "MISS") if case.faulty else "FALSE"
                 shown = " ".join(dict.fromkeys(r.errors))
-                print(f"{mark:5} {case.id:5} {seed} {r.seconds:5.1f}s first {r.first:6} errors [{shown}] warnings [{' '.join(dict.fromkeys(r.warnings))}] {r.raised} {'' if good else case.title}", flush=True)
+                print(
+                    f"{mark:5} {case.id:5} {seed} {r.seconds:5.1f}s first {r.first:6} errors [{shown}] warnings [{' '.join(dict.fromkeys(r.warnings))}] {r.raised} {'' if good else case.title}",
+                    flush=True,
+                )
     print(summary(results))
     return 0
 

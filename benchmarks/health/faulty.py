@@ -9,14 +9,30 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmarks.health.programs import Case, Program, bce, ce, digits, iris, linears, loader, mlp, mse, normal, seeded, xy
+from benchmarks.health.programs import (
+    Case,
+    Program,
+    bce,
+    ce,
+    digits,
+    iris,
+    linears,
+    loader,
+    mlp,
+    mse,
+    normal,
+    seeded,
+    xy,
+)
 
 __all__ = ["FAULTY"]
 
 FAULTY: list[Case] = []
 
 
-def case(id: str, title: str, *codes: str, watched: Any = None, module: str = "") -> Callable[[Callable[[int], Program]], Any]:
+def case(
+    id: str, title: str, *codes: str, watched: Any = None, module: str = ""
+) -> Callable[[Callable[[int], Program]], Any]:
     def add(build: Callable[[int], Program]) -> Callable[[int], Program]:
         FAULTY.append(Case(id, title, seeded(build), frozenset(codes), watched, module))
         return build
@@ -63,7 +79,9 @@ def relu_bce(seed: int) -> Program:
     x = torch.randn(512, 11)
     y = (x[:, :1] + x[:, 1:2] > 0).float()
     model = normal(mlp(11, 12, 12, 1, last=nn.ReLU), 0.05)
-    return Program(model, loader(x, y, 32, seed), lambda m, b: F.binary_cross_entropy(m(b[0]).clamp(0, 1), b[1]), adam(model))
+    return Program(
+        model, loader(x, y, 32, seed), lambda m, b: F.binary_cross_entropy(m(b[0]).clamp(0, 1), b[1]), adam(model)
+    )
 
 
 @case("F09", "sigmoid output for labels up to 100", "GG501")
@@ -168,7 +186,9 @@ def broadcast(seed: int) -> Program:
 @case("F35", "an L2 penalty of 10 in the loss", "GG406", "GG204")
 def penalty(seed: int) -> Program:
     model = mlp(64, 64, 10)
-    return Program(model, xy(seed), lambda m, b: ce(m, b) + 10 * sum((p**2).sum() for p in m.parameters()), sgd(model, 0.01))
+    return Program(
+        model, xy(seed), lambda m, b: ce(m, b) + 10 * sum((p**2).sum() for p in m.parameters()), sgd(model, 0.01)
+    )
 
 
 @case("F37", "34 narrow ReLU layers", "GG201", "GG301")
@@ -316,7 +336,12 @@ def misaligned(seed: int) -> Program:
     x, y = digits()
     order = torch.randperm(len(y))
     model = mlp(64, 64, 10)
-    return Program(model, loader(x, y[order], 64, seed), lambda m, b: F.cross_entropy(m(b[0]), b[1][torch.randperm(len(b[1]))]), adam(model, 3e-3))
+    return Program(
+        model,
+        loader(x, y[order], 64, seed),
+        lambda m, b: F.cross_entropy(m(b[0]), b[1][torch.randperm(len(b[1]))]),
+        adam(model, 3e-3),
+    )
 
 
 @case("FX3", "softmax over the batch axis", "GG501")

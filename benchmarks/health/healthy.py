@@ -68,7 +68,12 @@ def conv(seed: int) -> Program:
 class Block(nn.Module):
     def __init__(self, width: int, zero: bool) -> None:
         super().__init__()
-        self.l1, self.b1, self.l2, self.b2 = nn.Linear(width, width), nn.BatchNorm1d(width), nn.Linear(width, width), nn.BatchNorm1d(width)
+        self.l1, self.b1, self.l2, self.b2 = (
+            nn.Linear(width, width),
+            nn.BatchNorm1d(width),
+            nn.Linear(width, width),
+            nn.BatchNorm1d(width),
+        )
         if zero:
             nn.init.zeros_(self.b2.weight)
 
@@ -103,12 +108,25 @@ def rare(seed: int) -> Program:
     x = torch.randint(0, 60, (256, 8))
     successor = torch.randperm(60)
     model = Bigram()
-    return Program(model, loader(x, successor[x], 32, seed), lambda m, b: F.cross_entropy(m(b[0]).flatten(0, 1), b[1].flatten()), adam(model, 1e-2))
+    return Program(
+        model,
+        loader(x, successor[x], 32, seed),
+        lambda m, b: F.cross_entropy(m(b[0]).flatten(0, 1), b[1].flatten()),
+        adam(model, 1e-2),
+    )
 
 
 @case("H11", "dropout twice")
 def dropout(seed: int) -> Program:
-    model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Dropout(0.5), nn.Linear(128, 128), nn.ReLU(), nn.Dropout(0.5), nn.Linear(128, 10))
+    model = nn.Sequential(
+        nn.Linear(64, 128),
+        nn.ReLU(),
+        nn.Dropout(0.5),
+        nn.Linear(128, 128),
+        nn.ReLU(),
+        nn.Dropout(0.5),
+        nn.Linear(128, 10),
+    )
     return Program(model, xy(seed), ce, adam(model))
 
 
@@ -125,7 +143,12 @@ def winners(seed: int) -> Program:
 
 
 def warm_up(program: Program, watch: Any, steps: int) -> None:
-    loop(program, watch, steps, scheduler=torch.optim.lr_scheduler.LambdaLR(program.optimizer, lambda s: min(1.0, s / 50)))
+    loop(
+        program,
+        watch,
+        steps,
+        scheduler=torch.optim.lr_scheduler.LambdaLR(program.optimizer, lambda s: min(1.0, s / 50)),
+    )
 
 
 @case("H15", "warm-up from a rate of 0", watched=warm_up)
@@ -242,7 +265,8 @@ class TinyGPT(nn.Module):
         super().__init__()
         self.embed = nn.Linear(8, 32)
         self.blocks = nn.ModuleList(
-            nn.TransformerEncoderLayer(32, 4, 64, dropout=0.0, batch_first=True, norm_first=True, activation="gelu") for _ in range(2)
+            nn.TransformerEncoderLayer(32, 4, 64, dropout=0.0, batch_first=True, norm_first=True, activation="gelu")
+            for _ in range(2)
         )
         self.norm, self.head = nn.LayerNorm(32), nn.Linear(32, 10)
         for layer in linears(self):
@@ -388,7 +412,12 @@ def tied(seed: int) -> Program:
     x = torch.randint(0, 100, (256, 8))
     model = Tied()
     order = torch.randperm(100)
-    return Program(model, loader(x, order[x], 32, seed), lambda m, b: F.cross_entropy(m(b[0]).flatten(0, 1), b[1].flatten()), adam(model, 1e-2))
+    return Program(
+        model,
+        loader(x, order[x], 32, seed),
+        lambda m, b: F.cross_entropy(m(b[0]).flatten(0, 1), b[1].flatten()),
+        adam(model, 1e-2),
+    )
 
 
 class Mixture(nn.Module):
@@ -466,7 +495,11 @@ def negative(seed: int) -> Program:
 class Learned(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.embed, self.positions, self.head = nn.Linear(8, 32), nn.Parameter(0.02 * torch.randn(64, 32)), nn.Linear(32, 10)
+        self.embed, self.positions, self.head = (
+            nn.Linear(8, 32),
+            nn.Parameter(0.02 * torch.randn(64, 32)),
+            nn.Linear(32, 10),
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.head(F.gelu(self.embed(x.reshape(-1, 8, 8)) + self.positions[:8]).mean(1))
@@ -481,7 +514,12 @@ def positions(seed: int) -> Program:
 class Pooler(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.body, self.pooler, self.head, self.unused = mlp(64, 64, 64), nn.Linear(64, 64), nn.Linear(64, 10), nn.Linear(64, 3)
+        self.body, self.pooler, self.head, self.unused = (
+            mlp(64, 64, 64),
+            nn.Linear(64, 64),
+            nn.Linear(64, 10),
+            nn.Linear(64, 3),
+        )
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         h = self.body(x)
@@ -512,7 +550,12 @@ class Teacher(nn.Module):
 @case("HX11", "a target network")
 def teacher(seed: int) -> Program:
     model = Teacher()
-    return Program(model, xy(seed), lambda m, b: m(b[0]), torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 1e-3))
+    return Program(
+        model,
+        xy(seed),
+        lambda m, b: m(b[0]),
+        torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 1e-3),
+    )
 
 
 @case("HX12", "a long fitted net")
@@ -532,7 +575,10 @@ class Gated(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem, self.head = nn.Linear(64, 64), nn.Linear(64, 10)
-        self.h, self.t = nn.ModuleList(nn.Linear(64, 64) for _ in range(5)), nn.ModuleList(nn.Linear(64, 64) for _ in range(5))
+        self.h, self.t = (
+            nn.ModuleList(nn.Linear(64, 64) for _ in range(5)),
+            nn.ModuleList(nn.Linear(64, 64) for _ in range(5)),
+        )
         for gate in self.t:
             nn.init.constant_(gate.bias, -4.0)
 

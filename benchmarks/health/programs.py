@@ -90,7 +90,9 @@ def bce(model: Any, batch: Any) -> torch.Tensor:
     return F.binary_cross_entropy_with_logits(model(batch[0]), batch[1])
 
 
-def mlp(*widths: int, act: Callable[[], nn.Module] = nn.ReLU, last: Callable[[], nn.Module] | None = None) -> nn.Sequential:
+def mlp(
+    *widths: int, act: Callable[[], nn.Module] = nn.ReLU, last: Callable[[], nn.Module] | None = None
+) -> nn.Sequential:
     """Linear layers with an activation between them."""
     layers: list[nn.Module] = []
     for i, (a, b) in enumerate(zip(widths, widths[1:], strict=False)):

@@ -41,7 +41,14 @@ class NumpyHealth(NumpyTraining):
                     layers.setdefault(name, []).append(values)
                     if nonfinite is None and not np.isfinite(values).all():
                         rows = tuple(int(i) for i in np.flatnonzero(~np.isfinite(values).all(axis=1))[:8])
-                        nonfinite = Nonfinite(module=name, owner="layer", batch=index, where="output", before=tuple(layers)[:-1], rows=rows)
+                        nonfinite = Nonfinite(
+                            module=name,
+                            owner="layer",
+                            batch=index,
+                            where="output",
+                            before=tuple(layers)[:-1],
+                            rows=rows,
+                        )
                 if self.scenario.outputs is not None:
                     made.append(as_rows(self.scenario.outputs(session.model, batch)))
                 if self.scenario.labels is not None:
@@ -50,14 +57,27 @@ class NumpyHealth(NumpyTraining):
                     nonfinite = Nonfinite(module="", owner="", batch=index, where="loss", before=tuple(layers))
         matrices = [(n, p) for n, p in session.named if p.ndim >= 2]
         return Look(
-            step=0 if state == "start" else 1, units=tuple(self._units(n, v, i) for i, (n, v) in enumerate(layers.items())),
+            step=0 if state == "start" else 1,
+            units=tuple(self._units(n, v, i) for i, (n, v) in enumerate(layers.items())),
             modules=tuple(
-                ModuleFacts(path=n, owner="layer", depth=i, calls=len(v), graph_calls=len(v), rms=float(np.sqrt(np.mean(np.concatenate(v) ** 2))))
+                ModuleFacts(
+                    path=n,
+                    owner="layer",
+                    depth=i,
+                    calls=len(v),
+                    graph_calls=len(v),
+                    rms=float(np.sqrt(np.mean(np.concatenate(v) ** 2))),
+                )
                 for i, (n, v) in enumerate(layers.items())
             ),
-            nonfinite=nonfinite, outputs=output_facts(made, labels), loss=float(np.mean(losses)) if losses else math.nan,
-            order=tuple(n for n, _ in session.named), matrices=tuple(n for n, _ in matrices), samples=sum(len(m) for m in made),
-            identical_rows=tuple(n for n, p in matrices if identical_units(p)), zero_blocks=tuple(n for n, p in session.named if not p.any()),
+            nonfinite=nonfinite,
+            outputs=output_facts(made, labels),
+            loss=float(np.mean(losses)) if losses else math.nan,
+            order=tuple(n for n, _ in session.named),
+            matrices=tuple(n for n, _ in matrices),
+            samples=sum(len(m) for m in made),
+            identical_rows=tuple(n for n, p in matrices if identical_units(p)),
+            zero_blocks=tuple(n for n, p in session.named if not p.any()),
         )
 
     def _activations(self, session: NumpySession, batch: Any, index: int) -> dict[str, Array]:
@@ -66,7 +86,8 @@ class NumpyHealth(NumpyTraining):
         found = self.scenario.activations(session.model, batch)
         if not isinstance(found, dict):
             raise UsageError(
-                f"activations returned {type(found).__name__}, not a dict", where=f"activations(model, batch) on batch {index}",
+                f"activations returned {type(found).__name__}, not a dict",
+                where=f"activations(model, batch) on batch {index}",
                 todo="return layer name -> array of shape (N, U)",
             )
         return {str(name): as_rows(values) for name, values in found.items()}
@@ -76,11 +97,24 @@ class NumpyHealth(NumpyTraining):
         """Units of declared activations: the kind is read off their range, the derivative off the value."""
         y = np.concatenate(batches).astype(np.float64)
         kind = kind_of(y)
-        slope = {"relu": lambda: (y > 0).astype(np.float64), "tanh": lambda: 1 - y**2, "sigmoid": lambda: y * (1 - y)}.get(kind, lambda: np.ones_like(y))()
+        slope = {
+            "relu": lambda: (y > 0).astype(np.float64),
+            "tanh": lambda: 1 - y**2,
+            "sigmoid": lambda: y * (1 - y),
+        }.get(kind, lambda: np.ones_like(y))()
         flat = (np.abs(slope) < 1e-7).mean(axis=0)
         return LayerUnits(
-            layer=name, kind=kind, depth=depth, module=name, samples=len(y), slope=np.abs(slope).max(axis=0), flat=flat, zeros=(y == 0).mean(axis=0),
-            rms=np.sqrt((y**2).mean(axis=0)), size=np.abs(y).mean(axis=0), pruned=np.zeros(y.shape[1], dtype=bool),
+            layer=name,
+            kind=kind,
+            depth=depth,
+            module=name,
+            samples=len(y),
+            slope=np.abs(slope).max(axis=0),
+            flat=flat,
+            zeros=(y == 0).mean(axis=0),
+            rms=np.sqrt((y**2).mean(axis=0)),
+            size=np.abs(y).mean(axis=0),
+            pruned=np.zeros(y.shape[1], dtype=bool),
         )
 
     def leaks(self, *, seed: int = 0) -> Leaks:
@@ -146,19 +180,42 @@ def output_facts(made: list[Array], labels: list[Array]) -> OutputFacts | None:
     p = np.concatenate(made).astype(np.float64)
     mean = float(np.mean(np.abs(p)))
     spread = float(p.std(axis=0).max() / mean) if mean > 0 else 0.0
-    facts: dict[str, Any] = {"samples": len(p), "width": p.shape[1], "spread": spread, "low": float(p.min()), "high": float(p.max())}
-    facts |= {"rms": float(np.sqrt(np.mean(p**2))), "dead_columns": int((p == 0).all(axis=0).sum()), "source": "declared"}
+    facts: dict[str, Any] = {
+        "samples": len(p),
+        "width": p.shape[1],
+        "spread": spread,
+        "low": float(p.min()),
+        "high": float(p.max()),
+    }
+    facts |= {
+        "rms": float(np.sqrt(np.mean(p**2))),
+        "dead_columns": int((p == 0).all(axis=0).sum()),
+        "source": "declared",
+    }
     if not labels:
         return OutputFacts(**facts)
     y = np.concatenate(labels).astype(np.float64)
-    facts |= {"label_low": float(y.min()), "label_high": float(y.max()), "label_rms": float(np.sqrt(np.mean(y**2))), "label_std": float(y.std())}
-    if y.shape[1] == 1 and p.shape[1] > 1 and np.all(y == np.round(y)) and 0 <= y.min() and y.max() < p.shape[1]:
+    facts |= {
+        "label_low": float(y.min()),
+        "label_high": float(y.max()),
+        "label_rms": float(np.sqrt(np.mean(y**2))),
+        "label_std": float(y.std()),
+    }
+    if y.shape[1] == 1 and p.shape[1] > 1 and np.all(y == np.round(y)) and y.min() >= 0 and y.max() < p.shape[1]:
         shares = np.unique(y, return_counts=True)[1] / len(y)
         probable = bool(p.min() >= 0 and np.allclose(p.sum(axis=1), 1, atol=1e-3))
         shifted = p - p.max(axis=1, keepdims=True)
-        log_p = np.log(np.clip(p, 1e-12, None)) if probable else shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+        log_p = (
+            np.log(np.clip(p, 1e-12, None))
+            if probable
+            else shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+        )
         each = -log_p[np.arange(len(p)), y[:, 0].astype(int)]
-        facts |= {"kind": "cross_entropy", "data_loss": float(each.mean()), "prior": float(-(shares * np.log(shares)).sum())}
+        facts |= {
+            "kind": "cross_entropy",
+            "data_loss": float(each.mean()),
+            "prior": float(-(shares * np.log(shares)).sum()),
+        }
     elif y.shape == p.shape:
         facts |= {"kind": "mse", "data_loss": float(np.mean((p - y) ** 2)), "prior": float(np.mean(np.var(y, axis=0)))}
     return OutputFacts(**facts)

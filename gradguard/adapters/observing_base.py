@@ -10,8 +10,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
-    "AttentionFacts", "BatchFacts", "CodeFacts", "LayerUnits", "Leaks", "Look", "LossFacts", "ModuleFacts", "Nonfinite",
-    "Observable", "OutputFacts", "TimeFlow",
+    "AttentionFacts",
+    "BatchFacts",
+    "CodeFacts",
+    "LayerUnits",
+    "Leaks",
+    "Look",
+    "LossFacts",
+    "ModuleFacts",
+    "Nonfinite",
+    "Observable",
+    "OutputFacts",
+    "TimeFlow",
 ]
 
 

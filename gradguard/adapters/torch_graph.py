@@ -14,21 +14,76 @@ from gradguard.adapters.observing_base import LossFacts
 __all__ = ["Prediction", "losses_of", "predictions_of"]
 
 SHAPE_ONLY = {
-    "View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "T", "Transpose", "Permute", "Clone", "ToCopy", "Slice", "Select",
-    "Alias", "Index", "Expand", "Unbind", "Split", "Contiguous", "MaskedSelect",
+    "View",
+    "UnsafeView",
+    "ReshapeAlias",
+    "Squeeze",
+    "Unsqueeze",
+    "T",
+    "Transpose",
+    "Permute",
+    "Clone",
+    "ToCopy",
+    "Slice",
+    "Select",
+    "Alias",
+    "Index",
+    "Expand",
+    "Unbind",
+    "Split",
+    "Contiguous",
+    "MaskedSelect",
 }
 WEIGHTED = {
-    "Addmm", "Mm", "Bmm", "Baddbmm", "Convolution", "Linear", "AccumulateGrad", "Embedding", "NativeLayerNorm", "FusedRmsNorm",
-    "NativeBatchNorm", "CudnnBatchNorm", "NativeGroupNorm", "Dot", "Mv", "Addmv", "Addbmm", "MkldnnLinear", "Einsum",
+    "Addmm",
+    "Mm",
+    "Bmm",
+    "Baddbmm",
+    "Convolution",
+    "Linear",
+    "AccumulateGrad",
+    "Embedding",
+    "NativeLayerNorm",
+    "FusedRmsNorm",
+    "NativeBatchNorm",
+    "CudnnBatchNorm",
+    "NativeGroupNorm",
+    "Dot",
+    "Mv",
+    "Addmv",
+    "Addbmm",
+    "MkldnnLinear",
+    "Einsum",
 }
 LOSSES = {
-    "NllLoss": "nll", "NllLoss2D": "nll", "BinaryCrossEntropy": "bce", "BinaryCrossEntropyWithLogits": "bce_logits", "MseLoss": "mse",
-    "SmoothL1Loss": "absolute", "HuberLoss": "absolute", "KlDiv": "kl",
+    "NllLoss": "nll",
+    "NllLoss2D": "nll",
+    "BinaryCrossEntropy": "bce",
+    "BinaryCrossEntropyWithLogits": "bce_logits",
+    "MseLoss": "mse",
+    "SmoothL1Loss": "absolute",
+    "HuberLoss": "absolute",
+    "KlDiv": "kl",
 }
 UNARY = {
-    "Softmax": "softmax", "LogSoftmax": "log_softmax", "Sigmoid": "sigmoid", "LogSigmoid": "log_sigmoid", "Tanh": "tanh", "Relu": "relu",
-    "Threshold": "relu", "HardtanhBackward": "hardtanh", "Hardtanh": "hardtanh", "Clamp": "clamp", "ClampMin": "clamp_min", "Log": "log",
-    "Softplus": "softplus", "Exp": "exp", "LeakyRelu": "leaky_relu", "Gelu": "gelu", "Silu": "silu", "Hardsigmoid": "hardsigmoid",
+    "Softmax": "softmax",
+    "LogSoftmax": "log_softmax",
+    "Sigmoid": "sigmoid",
+    "LogSigmoid": "log_sigmoid",
+    "Tanh": "tanh",
+    "Relu": "relu",
+    "Threshold": "relu",
+    "HardtanhBackward": "hardtanh",
+    "Hardtanh": "hardtanh",
+    "Clamp": "clamp",
+    "ClampMin": "clamp_min",
+    "Log": "log",
+    "Softplus": "softplus",
+    "Exp": "exp",
+    "LeakyRelu": "leaky_relu",
+    "Gelu": "gelu",
+    "Silu": "silu",
+    "Hardsigmoid": "hardsigmoid",
 }
 
 
@@ -136,8 +191,14 @@ def losses_of(loss: torch.Tensor) -> tuple[LossFacts, ...]:
             stretched = stretched or (broadcast_of(node) if name in ("mse", "absolute") else ())
             found.append(
                 LossFacts(
-                    kind=name, chain=chain, single=single, batch_axis=batch_axis, broadcast=stretched,
-                    classes=above[1] if above is not None and len(above) > 1 and name in ("nll", "cross_entropy") else None,
+                    kind=name,
+                    chain=chain,
+                    single=single,
+                    batch_axis=batch_axis,
+                    broadcast=stretched,
+                    classes=above[1]
+                    if above is not None and len(above) > 1 and name in ("nll", "cross_entropy")
+                    else None,
                 )
             )
         elif kind in ("LogSoftmax", "Log") and not any(f.kind in ("cross_entropy", "nll", "kl") for f in found):

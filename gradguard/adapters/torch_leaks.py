@@ -26,7 +26,9 @@ class Recorder:
         handles = []
 
         def enter(module: torch.nn.Module, args: Any, kwargs: Any) -> Any:
-            places = [("a", i, v) for i, v in enumerate(args)] + [("k", k, v) for k, v in kwargs.items() if "mask" not in str(k)]
+            places = [("a", i, v) for i, v in enumerate(args)] + [
+                ("k", k, v) for k, v in kwargs.items() if "mask" not in str(k)
+            ]
             place = next((p for p in places if isinstance(p[2], torch.Tensor) and p[2].ndim >= 1), None)
             if place is None:
                 return None
@@ -88,7 +90,9 @@ def leaks_of(session: Session, batch: Any, *, seed: int, sample: bool, future: b
         cut = given.shape[1] // 2
         after = recorder.run(lambda x: replace_future(x, cut))
         rows = slice(None)
-        earlier, own, module = compare(base, after, (rows, slice(0, cut)), (rows, slice(cut, None)), given.shape[1], axis=1)
+        earlier, own, module = compare(
+            base, after, (rows, slice(0, cut)), (rows, slice(cut, None)), given.shape[1], axis=1
+        )
         found.update(future=earlier, future_own=own, module_future=module)
     elif future:
         notes.append("causal: the input has no positions on its second axis")

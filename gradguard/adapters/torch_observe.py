@@ -79,7 +79,9 @@ class TorchHealth(TorchTraining):
                     loss = session.loss(batch, index)
                 value = float(loss.detach())
                 values.append(value)
-                given = first_tensor(list(spy.root_input[0]) + list(spy.root_input[1].values())) if spy.root_input else None
+                given = (
+                    first_tensor(list(spy.root_input[0]) + list(spy.root_input[1].values())) if spy.root_input else None
+                )
                 if given is not None:
                     inputs.append(given.detach())
                 if spy.root_output is not None and spy.root_output.ndim:
@@ -97,10 +99,22 @@ class TorchHealth(TorchTraining):
                 spy.sequences.clear()
         named = session.named
         return Look(
-            step=step, units=spy.unit_facts(), attention=spy.attention_facts(), codes=spy.code_facts(), modules=spy.module_facts(),
-            nonfinite=nonfinite, time=time, losses=losses, outputs=outputs.facts(), inputs=input_facts(inputs, spy, session),
-            loss=float(np.mean(values)) if values else math.nan, order=tuple(spy.order), matrices=tuple(spy.matrices), low_precision=spy.low_precision,
-            samples=samples, identical_rows=tuple(n for n, p in named if identical_rows(p)),
+            step=step,
+            units=spy.unit_facts(),
+            attention=spy.attention_facts(),
+            codes=spy.code_facts(),
+            modules=spy.module_facts(),
+            nonfinite=nonfinite,
+            time=time,
+            losses=losses,
+            outputs=outputs.facts(),
+            inputs=input_facts(inputs, spy, session),
+            loss=float(np.mean(values)) if values else math.nan,
+            order=tuple(spy.order),
+            matrices=tuple(spy.matrices),
+            low_precision=spy.low_precision,
+            samples=samples,
+            identical_rows=tuple(n for n, p in named if identical_rows(p)),
             zero_blocks=tuple(n for n, p in named if not bool(p.detach().any())),
         )
 
@@ -155,7 +169,13 @@ class TorchHealth(TorchTraining):
             return Leaks(reason="neither independent_samples nor causal is declared")
         with untouched(scenario.model), preserved_rng(seed):
             session = self.fresh()
-            return leaks_of(session, self.batches[0], seed=seed, sample=bool(scenario.independent_samples), future=bool(scenario.causal))
+            return leaks_of(
+                session,
+                self.batches[0],
+                seed=seed,
+                sample=bool(scenario.independent_samples),
+                future=bool(scenario.causal),
+            )
 
     def dependence(self, state: str, names: tuple[str, ...], *, seed: int = 0) -> dict[str, float]:
         """The largest relative change of the loss over three batches when each block moves by a tenth of its RMS."""
@@ -179,7 +199,9 @@ class TorchHealth(TorchTraining):
                 with torch.no_grad():
                     parameter.copy_(kept)
                 pairs = zip(moved, base, strict=True)
-                changes[name] = max((abs(m - b) / max(abs(b), 1e-12) for m, b in pairs if math.isfinite(b)), default=0.0)
+                changes[name] = max(
+                    (abs(m - b) / max(abs(b), 1e-12) for m, b in pairs if math.isfinite(b)), default=0.0
+                )
         return changes
 
     def underflow(self, *, seed: int = 0) -> dict[str, float]:
@@ -215,8 +237,11 @@ def input_facts(inputs: Sequence[torch.Tensor], spy: Spy, session: Session) -> B
     positive = features[features > 0]
     ratio = float(positive.max() / positive.min()) if positive.numel() else math.nan
     return BatchFacts(
-        rms=float(squares.mean().sqrt()), feature_ratio=ratio, low=min(float(f.min()) for f in flat), high=max(float(f.max()) for f in flat),
-        first_module=first, first_owner=owner, normalised="norm" in owner.lower(),
+        rms=float(squares.mean().sqrt()),
+        feature_ratio=ratio,
+        low=min(float(f.min()) for f in flat),
+        high=max(float(f.max()) for f in flat),
+        first_module=first,
+        first_owner=owner,
+        normalised="norm" in owner.lower(),
     )
-
-

@@ -76,7 +76,9 @@ class Outputs:
         else:
             each = (p - y).double().square() if made.kind == "mse" else (p - y).double().abs()
         self.kind = made.kind.removesuffix("_logits")
-        self.losses.append(each.reshape(each.shape[0], -1).mean(dim=1).cpu().numpy() if each.ndim > 1 else each.cpu().numpy())
+        self.losses.append(
+            each.reshape(each.shape[0], -1).mean(dim=1).cpu().numpy() if each.ndim > 1 else each.cpu().numpy()
+        )
         self.labels.append(rows_of(y))
 
     def add_labels(self, labels: Any) -> None:
@@ -100,7 +102,11 @@ class Outputs:
         y = np.concatenate(same)
         with np.errstate(all="ignore"):
             mean = float(np.mean(np.abs(y)))
-            spread = float(np.max(np.std(y, axis=0)) / mean) if len(y) > 1 and mean > 0 else (0.0 if len(y) > 1 else math.nan)
+            spread = (
+                float(np.max(np.std(y, axis=0)) / mean)
+                if len(y) > 1 and mean > 0
+                else (0.0 if len(y) > 1 else math.nan)
+            )
         labels = self.labels or self.declared_labels
         flat = np.concatenate([label.ravel() for label in labels]) if labels else None
         losses = np.concatenate(self.losses) if self.losses else np.array([])
@@ -108,16 +114,25 @@ class Outputs:
         if not losses.size and self.declared and self.declared_labels:
             kind, losses, prior = self._from_declared()
         return OutputFacts(
-            samples=len(y), width=self.width or y.shape[1], spread=spread, low=float(y.min()), high=float(y.max()),
-            rms=float(np.sqrt(np.mean(y**2))), dead_columns=int((y == 0).all(axis=0).sum()), kind=kind,
+            samples=len(y),
+            width=self.width or y.shape[1],
+            spread=spread,
+            low=float(y.min()),
+            high=float(y.max()),
+            rms=float(np.sqrt(np.mean(y**2))),
+            dead_columns=int((y == 0).all(axis=0).sum()),
+            kind=kind,
             data_loss=float(losses.mean()) if losses.size else math.nan,
-            data_error=float(losses.std() / math.sqrt(losses.size)) if losses.size > 1 else math.nan, prior=prior,
+            data_error=float(losses.std() / math.sqrt(losses.size)) if losses.size > 1 else math.nan,
+            prior=prior,
             label_low=float(flat.min()) if flat is not None and flat.size else math.nan,
             label_high=float(flat.max()) if flat is not None and flat.size else math.nan,
             label_rms=float(np.sqrt(np.mean(flat**2))) if flat is not None and flat.size else math.nan,
             label_std=float(flat.std()) if flat is not None and flat.size else math.nan,
-            above_one=share(flat, lambda v: v > 1.05), below_zero=share(flat, lambda v: v < -0.05),
-            below_minus_one=share(flat, lambda v: v < -1.05), normalised=self.normalised,
+            above_one=share(flat, lambda v: v > 1.05),
+            below_zero=share(flat, lambda v: v < -0.05),
+            below_minus_one=share(flat, lambda v: v < -1.05),
+            normalised=self.normalised,
             source="declared" if self.declared else self.source,
         )
 
@@ -135,10 +150,14 @@ class Outputs:
         p, y = np.concatenate(self.declared), np.concatenate(self.declared_labels)
         if len(p) != len(y):
             return "", np.array([]), math.nan
-        if y.shape[1] == 1 and p.shape[1] > 1 and np.all(y == np.round(y)) and 0 <= y.min() and y.max() < p.shape[1]:
+        if y.shape[1] == 1 and p.shape[1] > 1 and np.all(y == np.round(y)) and y.min() >= 0 and y.max() < p.shape[1]:
             probabilities = np.allclose(p.sum(axis=1), 1.0, atol=1e-3) and p.min() >= 0
             shifted = p - p.max(axis=1, keepdims=True)
-            log_p = np.log(np.clip(p, 1e-12, None)) if probabilities else shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+            log_p = (
+                np.log(np.clip(p, 1e-12, None))
+                if probabilities
+                else shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+            )
             chosen = y[:, 0].astype(int)
             counts = np.unique(chosen, return_counts=True)[1].astype(np.float64)
             return "cross_entropy", -log_p[np.arange(len(p)), chosen], entropy(counts)

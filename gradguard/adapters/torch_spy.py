@@ -27,12 +27,36 @@ MASKED = -1e8
 """Attention scores below this are masks, not scores."""
 
 ELEMENTWISE: dict[str, Callable[..., torch.Tensor]] = {
-    "relu": F.relu, "relu6": F.relu6, "leaky_relu": F.leaky_relu, "elu": F.elu, "selu": F.selu, "celu": F.celu, "gelu": F.gelu,
-    "silu": F.silu, "mish": F.mish, "softplus": F.softplus, "hardtanh": F.hardtanh, "hardsigmoid": F.hardsigmoid,
-    "hardswish": F.hardswish, "tanh": torch.tanh, "sigmoid": torch.sigmoid, "threshold": F.threshold, "logsigmoid": F.logsigmoid,
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "leaky_relu": F.leaky_relu,
+    "elu": F.elu,
+    "selu": F.selu,
+    "celu": F.celu,
+    "gelu": F.gelu,
+    "silu": F.silu,
+    "mish": F.mish,
+    "softplus": F.softplus,
+    "hardtanh": F.hardtanh,
+    "hardsigmoid": F.hardsigmoid,
+    "hardswish": F.hardswish,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "threshold": F.threshold,
+    "logsigmoid": F.logsigmoid,
 }
 CONTRACTIONS = {"linear", "matmul", "mm", "addmm", "bmm", "baddbmm", "einsum", "__matmul__", "__rmatmul__", "mv"}
-CHANNELS_FIRST = {"conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "batch_norm", "group_norm", "instance_norm"}
+CHANNELS_FIRST = {
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
+    "batch_norm",
+    "group_norm",
+    "instance_norm",
+}
 
 
 def first_tensor(value: Any) -> torch.Tensor | None:
@@ -73,9 +97,18 @@ class Units:
             return tensor.detach().to("cpu", torch.float64).numpy()
 
         return LayerUnits(
-            layer=self.layer, kind=self.kind, depth=self.depth, block=self.block, module=self.module, samples=self.count,
-            slope=numbers(self.slope), flat=numbers(self.flat) / n, zeros=numbers(self.zeros) / n,
-            rms=np.sqrt(numbers(self.squares) / n), size=numbers(self.size) / n, pruned=self.pruned.cpu().numpy(),
+            layer=self.layer,
+            kind=self.kind,
+            depth=self.depth,
+            block=self.block,
+            module=self.module,
+            samples=self.count,
+            slope=numbers(self.slope),
+            flat=numbers(self.flat) / n,
+            zeros=numbers(self.zeros) / n,
+            rms=np.sqrt(numbers(self.squares) / n),
+            size=numbers(self.size) / n,
+            pruned=self.pruned.cpu().numpy(),
         )
 
 
@@ -176,7 +209,11 @@ class Spy(TorchFunctionMode):
             self._inside(module, path, value)
         graph = value is not None and value.requires_grad
         self.modules[path] = ModuleFacts(
-            path=path, owner=facts.owner, depth=facts.depth, calls=facts.calls + 1, graph_calls=facts.graph_calls + graph
+            path=path,
+            owner=facts.owner,
+            depth=facts.depth,
+            calls=facts.calls + 1,
+            graph_calls=facts.graph_calls + graph,
         )
         if not self.stack:
             self.root_output, self.root_outputs = value, output
@@ -187,7 +224,11 @@ class Spy(TorchFunctionMode):
             detached = value.detach()
             squares = float(detached.float().square().mean())
             count, total, spread = self._sums.get(path, (0, 0.0, 0.0))
-            here = float(detached.float().std(dim=0, correction=0).square().mean()) if detached.ndim > 1 and detached.shape[0] > 1 else squares
+            here = (
+                float(detached.float().std(dim=0, correction=0).square().mean())
+                if detached.ndim > 1 and detached.shape[0] > 1
+                else squares
+            )
             self._sums[path] = (count + 1, total + squares, spread + here)
             if self.first_bad is None and not math.isfinite(squares) and not bool(torch.isfinite(detached).all()):
                 self._note_bad(module, path, args, kwargs, detached)
@@ -199,7 +240,9 @@ class Spy(TorchFunctionMode):
     def _inside(self, module: torch.nn.Module, path: str, value: torch.Tensor) -> None:
         """A module whose own products are not seen from here feeds what follows."""
         block = next((f"{path}.{k}".lstrip(".") for k, p in module.named_parameters(recurse=False) if p.ndim >= 2), "")
-        self.matrices.update({f"{path}.{k}".lstrip("."): None for k, p in module.named_parameters(recurse=False) if p.ndim >= 2})
+        self.matrices.update(
+            {f"{path}.{k}".lstrip("."): None for k, p in module.named_parameters(recurse=False) if p.ndim >= 2}
+        )
         self._made[value.untyped_storage().data_ptr()] = (block, path, -1)
         self._last = (block, path, -1, value.shape)
 
@@ -227,7 +270,13 @@ class Spy(TorchFunctionMode):
             relative = math.sqrt(spread / total) if count and total > 0 and math.isfinite(total) else math.nan
             result.append(
                 ModuleFacts(
-                    path=path, owner=facts.owner, depth=facts.depth, calls=facts.calls, graph_calls=facts.graph_calls, rms=rms, spread=relative
+                    path=path,
+                    owner=facts.owner,
+                    depth=facts.depth,
+                    calls=facts.calls,
+                    graph_calls=facts.graph_calls,
+                    rms=rms,
+                    spread=relative,
                 )
             )
         return tuple(result)
@@ -248,7 +297,12 @@ class Spy(TorchFunctionMode):
         result = func(*args, **kwargs)
         if self.stack:
             self._after(plain, args, kwargs, result)
-            if self.keep_outputs and plain in ELEMENTWISE and isinstance(result, torch.Tensor) and result.grad_fn is not None:
+            if (
+                self.keep_outputs
+                and plain in ELEMENTWISE
+                and isinstance(result, torch.Tensor)
+                and result.grad_fn is not None
+            ):
                 seen = self.outputs.setdefault(f"{self.stack[-1]}:{plain}", [])
                 if len(seen) < 512:
                     seen.append(result)
@@ -330,7 +384,20 @@ class Spy(TorchFunctionMode):
         pruned = self._pruned(block, rows, z.device)
         if found is None or found.slope.shape[0] != rows:
             zeros = torch.zeros(rows, dtype=torch.float64, device=z.device)
-            found = Units(here or kind, kind, len(self.units), block, module, 0, zeros.clone(), zeros.clone(), zeros.clone(), zeros.clone(), zeros.clone(), pruned)
+            found = Units(
+                here or kind,
+                kind,
+                len(self.units),
+                block,
+                module,
+                0,
+                zeros.clone(),
+                zeros.clone(),
+                zeros.clone(),
+                zeros.clone(),
+                zeros.clone(),
+                pruned,
+            )
             self.units[key] = found
         found.count += flat.shape[1]
         found.slope = torch.maximum(found.slope, flat.amax(dim=1).double())
@@ -384,7 +451,9 @@ class Spy(TorchFunctionMode):
             mask = mask[:8] if mask.ndim == scores.ndim and mask.shape[0] > 8 else mask
             scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
         if given.get("is_causal"):
-            scores = scores.masked_fill(torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1), -math.inf)
+            scores = scores.masked_fill(
+                torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1), -math.inf
+            )
         self._attention(scores)
 
     def _multi_head(self, args: Any, kwargs: Any) -> None:
@@ -398,7 +467,9 @@ class Spy(TorchFunctionMode):
     def _code(self, name: str, args: Any) -> None:
         tensors = [a for a in args if isinstance(a, torch.Tensor)]
         tensors += [i for a in args if isinstance(a, tuple) for i in a if isinstance(i, torch.Tensor)]
-        index = next((t for t in tensors if t.dtype == torch.int64 and t.untyped_storage().data_ptr() in self._choices), None)
+        index = next(
+            (t for t in tensors if t.dtype == torch.int64 and t.untyped_storage().data_ptr() in self._choices), None
+        )
         if index is None:
             return
         size = self._choices[index.untyped_storage().data_ptr()]
@@ -424,11 +495,18 @@ class Spy(TorchFunctionMode):
             same = [r for r in rows if r[0].shape == rows[0][0].shape]
             weights = np.array([r[1] for r in same], dtype=np.float64)
             entropy = sum(r[0] * w for r, w in zip(same, weights, strict=True)) / weights.sum()
-            result.append(AttentionFacts(layer=layer, entropy=np.asarray(entropy), rows=int(weights.sum()), keys=max(r[2] for r in same)))
+            result.append(
+                AttentionFacts(
+                    layer=layer, entropy=np.asarray(entropy), rows=int(weights.sum()), keys=max(r[2] for r in same)
+                )
+            )
         return tuple(result)
 
     def code_facts(self) -> tuple[CodeFacts, ...]:
-        return tuple(CodeFacts(layer=l, kind=k, counts=c, block=self.code_blocks.get((l, k), "")) for (l, k), c in self.codes.items())
+        return tuple(
+            CodeFacts(layer=l, kind=k, counts=c, block=self.code_blocks.get((l, k), ""))
+            for (l, k), c in self.codes.items()
+        )
 
 
 def bad_rows(tensor: torch.Tensor) -> tuple[int, ...]:

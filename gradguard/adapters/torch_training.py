@@ -74,20 +74,12 @@ def preserved_generators(batches: Any) -> Iterator[None]:
 
 @contextmanager
 def untouched(model: torch.nn.Module) -> Iterator[None]:
-    """``.grad``, buffers and training flags of the user's model restored afterwards, whatever the loss reaches.
-
-    Raises:
-        UsageError: the loss used the user's model instead of the copy that it was given.
-    """
+    """``.grad``, buffers and training flags of the user's model restored afterwards, whatever the loss reaches."""
     grads = [(p, p.grad) for p in model.parameters()]
     buffers = [(b, b.detach().clone()) for b in model.buffers()]
     modes = [(m, m.training) for m in model.modules()]
-    for parameter, _ in grads:
-        parameter.grad = None
-    used = False
     try:
         yield
-        used = any(p.grad is not None for p, _ in grads)
     finally:
         for parameter, grad in grads:
             parameter.grad = grad
@@ -97,12 +89,19 @@ def untouched(model: torch.nn.Module) -> Iterator[None]:
             for buffer, value in buffers:
                 if buffer.shape == value.shape and not torch.equal(buffer, value):
                     buffer.copy_(value)
-    if used:
-        raise UsageError(
-            "the loss reached your model instead of the copy that it was given",
-            where="loss(model, batch)",
-            todo="use the first argument: loss=lambda model, batch: ... model(batch) ...",
-        )
+
+
+def leaves(loss: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The tensors whose ``.grad`` a backward of the loss would fill."""
+    queue, seen = [loss.grad_fn], set()
+    while queue:
+        node = queue.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            yield node.variable
+        queue.extend(parent for parent, _ in node.next_functions)
 
 
 class Session:
@@ -110,6 +109,7 @@ class Session:
 
     def __init__(self, problem: TorchTraining, rate_scale: float = 1.0) -> None:
         self.problem = problem
+        self.checked = False
         model, optimizer = problem.scenario.model, problem.scenario.optimizer
         model = getattr(model, "_orig_mod", model)
         memo: dict[int, Any] = {}
@@ -123,6 +123,9 @@ class Session:
         self.optimizer: Any = None
         if isinstance(optimizer, torch.optim.Optimizer):
             self.optimizer = copy.deepcopy(optimizer, memo)
+            for key, value in vars(optimizer).items():  # what an optimizer keeps beside state and groups is not pickled
+                if key not in vars(self.optimizer) and not callable(value) and "hook" not in key:
+                    setattr(self.optimizer, key, copy.deepcopy(value, memo))
         elif isinstance(optimizer, SGD):
             trainable = [p for p in self.model.parameters() if p.requires_grad]
             self.optimizer = (
@@ -168,7 +171,20 @@ class Session:
                 where=f"loss(model, batch) on batch {index}",
                 todo="reduce it: loss.mean(); and do not call .item()",
             )
+        if not self.checked and value.requires_grad:
+            self.checked = True
+            self._only_the_copy(value)
         return value.reshape(())
+
+    def _only_the_copy(self, loss: torch.Tensor) -> None:
+        """Gradients of the user's own parameters would never reach the copy."""
+        theirs = {id(p) for p in self.problem.scenario.model.parameters() if p.requires_grad}
+        if any(id(leaf) in theirs for leaf in leaves(loss)):
+            raise UsageError(
+                "the loss reached your model instead of the copy that it was given",
+                where="loss(model, batch)",
+                todo="use the first argument: loss=lambda model, batch: ... model(batch) ...",
+            )
 
     def backward(self, loss: torch.Tensor) -> None:
         """Gradients into the copy's parameters only (a teacher that the loss closes over keeps its ``.grad``)."""

@@ -63,7 +63,14 @@ class TorchWatch:
     """Hooks on one model and its optimizers, for as long as the block of ``watch`` runs."""
 
     def __init__(
-        self, model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer], *, objective: str, every: int, looks_every: int, units: str
+        self,
+        model: torch.nn.Module,
+        optimizers: Sequence[torch.optim.Optimizer],
+        *,
+        objective: str,
+        every: int,
+        looks_every: int,
+        units: str,
     ) -> None:
         self.model, self.optimizers, self.objective = model, list(optimizers), objective
         self.every, self.looks_every, self.units = every, looks_every, units
@@ -73,7 +80,9 @@ class TorchWatch:
         self.params = [p for _, p in self.named]
         self.blocks = tuple(Block(name=n, shape=tuple(p.shape), dtype=str(p.dtype)) for n, p in self.named)
         self.parameters = self._parameters()
-        self.compiled = any(hasattr(m, "_orig_mod") or getattr(m, "_compiled_call_impl", None) is not None for m in model.modules())
+        self.compiled = any(
+            hasattr(m, "_orig_mod") or getattr(m, "_compiled_call_impl", None) is not None for m in model.modules()
+        )
         if self.compiled:
             self.notes = ("the model is compiled: its units were not looked at",)
         self.rows: list[Row] = []
@@ -109,8 +118,13 @@ class TorchWatch:
             path = name.rpartition(".")[0]
             facts.append(
                 ParameterFacts(
-                    name=clean(name), shape=tuple(parameter.shape), dtype=str(parameter.dtype).removeprefix("torch."), module=clean(path),
-                    owner=type(self.model.get_submodule(path)).__name__, trainable=parameter.requires_grad, group=groups.get(id(parameter)),
+                    name=clean(name),
+                    shape=tuple(parameter.shape),
+                    dtype=str(parameter.dtype).removeprefix("torch."),
+                    module=clean(path),
+                    owner=type(self.model.get_submodule(path)).__name__,
+                    trainable=parameter.requires_grad,
+                    group=groups.get(id(parameter)),
                 )
             )
         return tuple(facts)
@@ -161,15 +175,23 @@ class TorchWatch:
         samples = int(value.shape[0]) if value.ndim else 0
         if spy.first_bad is not None and self.nonfinite is None:
             name, owner, where, before, rows = spy.first_bad
-            self.nonfinite = Nonfinite(module=name, owner=owner, batch=self.forwards - 1, where=where, before=before, rows=rows)
+            self.nonfinite = Nonfinite(
+                module=name, owner=owner, batch=self.forwards - 1, where=where, before=before, rows=rows
+            )
             self.nonfinite_step = self.steps
         self.cut = tuple(dict.fromkeys((*self.cut, *spy.cut)))
         order = tuple(dict.fromkeys((*(self.seen.start.order if self.seen.start else ()), *spy.order)))
         units = spy.unit_facts()
         look = Look(
-            step=self.steps, units=units, attention=spy.attention_facts(), codes=spy.code_facts(), modules=spy.module_facts(), order=order,
+            step=self.steps,
+            units=units,
+            attention=spy.attention_facts(),
+            codes=spy.code_facts(),
+            modules=spy.module_facts(),
+            order=order,
             matrices=tuple(spy.matrices),
-            low_precision=spy.low_precision, samples=samples,
+            low_precision=spy.low_precision,
+            samples=samples,
         )
         if len(self.seen.first) < LOOKS and self.steps < LOOKS:
             self.seen.first.append(units)
@@ -255,7 +277,10 @@ class TorchWatch:
             if not isinstance(loss, torch.Tensor):
                 loss = torch.tensor(float(loss))
             if loss.numel() != 1:
-                raise UsageError(f"record(loss=...) takes a scalar, got a tensor of shape {tuple(loss.shape)}", todo="record the reduced loss")
+                raise UsageError(
+                    f"record(loss=...) takes a scalar, got a tensor of shape {tuple(loss.shape)}",
+                    todo="record the reduced loss",
+                )
             if not self.losses and loss.grad_fn is not None:
                 self.losses = losses_of(loss)
             value = loss.detach().reshape(())
@@ -295,12 +320,18 @@ class TorchWatch:
         self._handles = hooks
         given = first_tensor([*args, *kwargs.values()])
         if given is not None and not bool(torch.isfinite(given).all()):
-            self.nonfinite = Nonfinite(module="", owner="", batch=self.forwards - 1, where="input", rows=bad_rows(given))
+            self.nonfinite = Nonfinite(
+                module="", owner="", batch=self.forwards - 1, where="input", rows=bad_rows(given)
+            )
         elif spy.first_bad is not None:
             name, owner, where, before, rows = spy.first_bad
-            self.nonfinite = Nonfinite(module=name, owner=owner, batch=self.forwards - 1, where=where, before=before, rows=rows)
+            self.nonfinite = Nonfinite(
+                module=name, owner=owner, batch=self.forwards - 1, where=where, before=before, rows=rows
+            )
         else:
-            self.nonfinite = Nonfinite(module="", owner="", batch=self.forwards - 1, where="loss", before=tuple(spy.module_order[-3:]))
+            self.nonfinite = Nonfinite(
+                module="", owner="", batch=self.forwards - 1, where="loss", before=tuple(spy.module_order[-3:])
+            )
 
     # what was seen
 
@@ -311,14 +342,18 @@ class TorchWatch:
         owned = sum(id(p) in mine for p in held)
         return OptimizerFacts(
             name=", ".join(type(o).__name__ for o in self.optimizers),
-            lrs=tuple(float(g["lr"]) for o in self.optimizers for g in o.param_groups), foreign=len(held) - owned, owned=owned,
+            lrs=tuple(float(g["lr"]) for o in self.optimizers for g in o.param_groups),
+            foreign=len(held) - owned,
+            owned=owned,
         )
 
     def trace(self) -> Trace:
         """The steps that were kept, transferred now."""
         names, n = tuple(name for name, _ in self.named), len(self.params)
         columns = {key: np.full((len(self.rows), n), math.nan) for key in ("gradient", "weight", "update")}
-        steps = []
+        steps: list[StepFacts] = []
+        known = next((r.losses for r in self.rows if r.losses), [])
+        last_loss = float(known[0]) if known else math.nan  # a step without a record stands at the loss before it
         for i, row in enumerate(self.rows):
             for key, table in columns.items():
                 values = getattr(row, key)
@@ -326,27 +361,46 @@ class TorchWatch:
                     table[i] = read(values)
             present = ~np.isnan(columns["gradient"][i])
             losses = [float(x) for x in row.losses]
-            loss = float(np.mean(losses)) if losses else math.nan
+            loss = float(np.mean(losses)) if losses else last_loss
+            last_loss = loss
             ratio = columns["update"][i] / np.where(columns["weight"][i] > 0, columns["weight"][i], math.nan)
             good = ratio[np.isfinite(ratio)]
             steps.append(
                 StepFacts(
-                    step=row.step, batch=row.step, loss=loss, lr=row.lr,
-                    grad_norm=float(np.sqrt(np.sum(columns["gradient"][i][present] ** 2))) if present.any() else math.nan,
+                    step=row.step,
+                    batch=row.step,
+                    loss=loss,
+                    lr=row.lr,
+                    grad_norm=float(np.sqrt(np.sum(columns["gradient"][i][present] ** 2)))
+                    if present.any()
+                    else math.nan,
                     update_ratio=float(np.median(good)) if good.size else math.nan,
-                    nonfinite=int(np.isinf(columns["gradient"][i]).sum()) + int(bool(losses) and not math.isfinite(loss)),
+                    nonfinite=int(np.isinf(columns["gradient"][i]).sum())
+                    + int(bool(known) and not math.isfinite(loss)),
                 )
             )
         last = next((w for w in columns["weight"][::-1] if np.isfinite(w).any()), np.full(n, math.nan))
         weight = np.where(np.isnan(columns["weight"]), last, columns["weight"])
         bad = next((s for s in steps if s.nonfinite), None)
         stopped = f"not finite at step {bad.step}" if bad is not None and math.isnan(steps[-1].loss) else ""
-        return Trace(steps=tuple(steps), blocks=names, gradient=columns["gradient"], weight=weight, update=columns["update"], stopped=stopped)
+        return Trace(
+            steps=tuple(steps),
+            blocks=names,
+            gradient=columns["gradient"],
+            weight=weight,
+            update=columns["update"],
+            stopped=stopped,
+        )
 
     def passes(self) -> tuple[Look, Look | None]:
         """Looks at the start and at the end, with their units merged over the passes that were seen."""
         start = self.seen.start or Look(step=0)
-        start = replaced(start, units=merged(self.seen.first or [start.units]), losses=self.losses, outputs=self.first_outputs.facts())
+        start = replaced(
+            start,
+            units=merged(self.seen.first or [start.units]),
+            losses=self.losses,
+            outputs=self.first_outputs.facts(),
+        )
         start = replaced(start, identical_rows=self.start_rows, zero_blocks=self.start_zero)
         if self.nonfinite is not None and not self.nonfinite_step:
             start = replaced(start, nonfinite=self.nonfinite)
@@ -359,9 +413,13 @@ class TorchWatch:
             else:
                 outputs.add(made, None)
         end = replaced(
-            self.seen.last, units=self._with_peaks(merged(list(self.seen.units))), outputs=outputs.facts(), losses=self.losses,
+            self.seen.last,
+            units=self._with_peaks(merged(list(self.seen.units))),
+            outputs=outputs.facts(),
+            losses=self.losses,
             identical_rows=tuple(n for n, p in self.named if identical_rows(p)),
-            zero_blocks=tuple(n for n, p in self.named if not bool(p.detach().any())), step=self.steps,
+            zero_blocks=tuple(n for n, p in self.named if not bool(p.detach().any())),
+            step=self.steps,
             nonfinite=self.nonfinite if self.nonfinite_step else None,
         )
         return start, end
@@ -398,7 +456,9 @@ def merged(looks: Sequence[tuple[LayerUnits, ...]]) -> tuple[LayerUnits, ...]:
             n, m = old.samples, u.samples
             mean = {k: (getattr(old, k) * n + getattr(u, k) * m) / max(1, n + m) for k in ("flat", "zeros", "size")}
             rms = np.sqrt((old.rms**2 * n + u.rms**2 * m) / max(1, n + m))
-            found[key] = replaced(old, samples=n + m, slope=np.maximum(old.slope, u.slope), rms=rms, pruned=old.pruned & u.pruned, **mean)
+            found[key] = replaced(
+                old, samples=n + m, slope=np.maximum(old.slope, u.slope), rms=rms, pruned=old.pruned & u.pruned, **mean
+            )
     return tuple(found.values())
 
 
@@ -422,5 +482,3 @@ def read(values: Sequence[torch.Tensor | None]) -> Any:
     numbers = np.array([math.nan if v is None else float(v) for v in values])
     bad = np.array([v is not None for v in values]) & np.isnan(numbers)
     return np.where(bad, math.inf, numbers)
-
-

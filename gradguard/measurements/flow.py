@@ -49,8 +49,14 @@ class Flow(Measurement):
         return {
             "flow": [
                 {
-                    "step": step, "block": f.block, "layer": f.module, "depth": f.depth, "grad_rms": grad / math.sqrt(f.size),
-                    "weight_rms": f.weight / math.sqrt(f.size), "update_ratio": f.update_ratio, "growth": growth,
+                    "step": step,
+                    "block": f.block,
+                    "layer": f.module,
+                    "depth": f.depth,
+                    "grad_rms": grad / math.sqrt(f.size),
+                    "weight_rms": f.weight / math.sqrt(f.size),
+                    "update_ratio": f.update_ratio,
+                    "growth": growth,
                 }
                 for f in self.layers
                 for step, grad, growth in ((0, f.grad_start, self.growth_start), (self.steps, f.grad_late, self.growth))
@@ -77,7 +83,10 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
     chosen = [
         (order.get(name, len(order) + i), i, name)
         for i, name in enumerate(trace.blocks)
-        if name in facts and len(facts[name].shape) >= 2 and "Embedding" not in facts[name].owner and (not order or name in order)
+        if name in facts
+        and len(facts[name].shape) >= 2
+        and "Embedding" not in facts[name].owner
+        and (not order or name in order)
     ]
     product = trace.gradient * trace.weight
     half = len(trace.steps) // 2
@@ -88,13 +97,22 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
             ratio = trace.update[:, i] / np.where(weight > 0, weight, math.nan)
         layers.append(
             LayerFlow(
-                block=name, module=facts[name].module, depth=depth, start=first(product[:, i]), late=mean(product[half:, i]),
-                size=facts[name].size, grad_start=first(trace.gradient[:, i]), grad_late=mean(trace.gradient[half:, i]),
-                weight=mean(weight), update_ratio=float(np.median(ratio[np.isfinite(ratio)])) if np.isfinite(ratio).any() else math.nan,
+                block=name,
+                module=facts[name].module,
+                depth=depth,
+                start=first(product[:, i]),
+                late=mean(product[half:, i]),
+                size=facts[name].size,
+                grad_start=first(trace.gradient[:, i]),
+                grad_late=mean(trace.gradient[half:, i]),
+                weight=mean(weight),
+                update_ratio=float(np.median(ratio[np.isfinite(ratio)])) if np.isfinite(ratio).any() else math.nan,
             )
         )
     return Flow(
-        layers=tuple(layers), steps=len(trace.steps), growth=fitted_growth(np.array([f.late for f in layers])),
+        layers=tuple(layers),
+        steps=len(trace.steps),
+        growth=fitted_growth(np.array([f.late for f in layers])),
         growth_start=fitted_growth(np.array([f.start for f in layers])),
     )
 

@@ -79,7 +79,11 @@ def progress(evidence: Evidence) -> Progress:
         return Progress("fails", trace.stopped, steps=steps)
     start, end = _pair(run, trace.loss_start, trace.loss_end, trace.losses)
     if not (np.isfinite(start).all() and np.isfinite(end).all()) or not start.size:
-        return Progress("fails" if start.size else "unclear", "the loss is not finite after training" if start.size else "no loss was seen", steps=steps)
+        return Progress(
+            "fails" if start.size else "unclear",
+            "the loss is not finite after training" if start.size else "no loss was seen",
+            steps=steps,
+        )
     fall, error, scale = _fall(start, end)
     enough = steps >= ENOUGH or (longer is not None and steps >= LEAST)
     look = longer.look if longer is not None else (passes.end if passes is not None else None)
@@ -93,15 +97,32 @@ def progress(evidence: Evidence) -> Progress:
     share = fall / scale
     first = passes.start.outputs if passes is not None else None
     worse = (
-        outputs is not None and first is not None and outputs.kind == "cross_entropy" and fall > 0.05 * scale
-        and outputs.data_loss > 1.5 * first.data_loss and outputs.data_loss > 1.5 * first.prior
+        outputs is not None
+        and first is not None
+        and outputs.kind == "cross_entropy"
+        and fall > 0.05 * scale
+        and outputs.data_loss > 1.5 * first.data_loss
+        and outputs.data_loss > 1.5 * first.prior
     )
     prior, data = (outputs.prior, outputs.data_loss) if outputs is not None else (math.nan, math.nan)
-    known = outputs is not None and outputs.kind in PRIOR_SHARE and prior > 1e-3 * max(1.0, abs(data)) and math.isfinite(data)
+    known = (
+        outputs is not None
+        and outputs.kind in PRIOR_SHARE
+        and prior > 1e-3 * max(1.0, abs(data))
+        and math.isfinite(data)
+    )
     if known:
         assert outputs is not None
         text += f"; guessing the labels' distribution gives {prior:.4g}"
-    facts: Any = {"fall": share, "plateau": plateau, "prior": prior if known else math.nan, "data_loss": data, "steps": steps, "longest": longer is not None, "worse": worse}
+    facts: Any = {
+        "fall": share,
+        "plateau": plateau,
+        "prior": prior if known else math.nan,
+        "data_loss": data,
+        "steps": steps,
+        "longest": longer is not None,
+        "worse": worse,
+    }
     if worse:
         return Progress("fails", text + "; the loss falls while the predictions get worse", **facts)
     if known and outputs is not None and data <= PRIOR_SHARE[outputs.kind] * prior:
@@ -117,7 +138,9 @@ def progress(evidence: Evidence) -> Progress:
     return Progress("fails" if enough and fall <= 2 * error else "unclear", text, **facts)
 
 
-def _pair(run: TrainingRun, start: tuple[float, ...], end: tuple[float, ...], losses: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]  # arrays of float64
+def _pair(
+    run: TrainingRun, start: tuple[float, ...], end: tuple[float, ...], losses: tuple[float, ...]
+) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]  # arrays of float64
     if start and end:
         return np.array(start), np.array(end)
     known = np.array([loss for loss in losses if not math.isnan(loss)])

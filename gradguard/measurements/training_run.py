@@ -44,7 +44,11 @@ def curve(trace: Trace) -> Table:
     """The rows of the table ``curve``."""
     return [
         {
-            "step": s.step, "lr": s.lr[0] if s.lr else None, "loss": s.loss, "grad_norm": s.grad_norm, "sharpness": None,
+            "step": s.step,
+            "lr": s.lr[0] if s.lr else None,
+            "loss": s.loss,
+            "grad_norm": s.grad_norm,
+            "sharpness": None,
             "nonfinite": s.nonfinite,
         }
         for s in trace.steps
@@ -61,6 +65,11 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
         settings.steps, seed=settings.seed, same_batch=True, compare=min(COMPARED, problem.batch_count), keep="end"
     )
     return TrainingRun(
-        trace=trace, parameters=problem.parameters, optimizer=problem.optimizer, objective=problem.objective, asked=settings.steps,
-        path=problem.path, notes=problem.notes,
+        trace=trace,
+        parameters=problem.parameters,
+        optimizer=problem.optimizer,
+        objective=problem.objective,
+        asked=settings.steps,
+        path=problem.path,
+        notes=problem.notes,
     )

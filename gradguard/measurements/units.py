@@ -68,8 +68,15 @@ class UnitStates(Measurement):
         return {
             "units": [
                 {
-                    "step": s.step, "layer": s.layer, "kind": s.kind, "units": s.units, "samples": s.samples, "dead": s.dead / max(1, s.units),
-                    "dormant": s.dormant / max(1, s.units), "saturated": s.saturated / max(1, s.units), "zero_fraction": s.zero_fraction,
+                    "step": s.step,
+                    "layer": s.layer,
+                    "kind": s.kind,
+                    "units": s.units,
+                    "samples": s.samples,
+                    "dead": s.dead / max(1, s.units),
+                    "dormant": s.dormant / max(1, s.units),
+                    "saturated": s.saturated / max(1, s.units),
+                    "zero_fraction": s.zero_fraction,
                     "rms": s.rms,
                 }
                 for s in (*self.start, *self.end)
@@ -97,11 +104,21 @@ def states(look: Look, first: Look, step: int) -> tuple[LayerState, ...]:
         mean = float(u.size[alive].mean()) if alive.any() else 0.0
         result.append(
             LayerState(
-                layer=u.layer, kind=u.kind, block=u.block, module=u.module, depth=u.depth, step=step, units=int(alive.sum()),
-                samples=u.samples, dead=int(dead.sum()), born_dead=int(born.sum()),
+                layer=u.layer,
+                kind=u.kind,
+                block=u.block,
+                module=u.module,
+                depth=u.depth,
+                step=step,
+                units=int(alive.sum()),
+                samples=u.samples,
+                dead=int(dead.sum()),
+                born_dead=int(born.sum()),
                 saturated=int((u.flat[alive] >= 0.95).sum()) if u.kind in SATURATING else 0,
-                dormant=int((u.size[alive] <= DORMANT * mean).sum()), zero_fraction=float(u.zeros.mean()),
-                rms=float(np.sqrt(np.mean(u.rms**2))), indices=tuple(int(i) for i in np.flatnonzero(dead)[:8]),
+                dormant=int((u.size[alive] <= DORMANT * mean).sum()),
+                zero_fraction=float(u.zeros.mean()),
+                rms=float(np.sqrt(np.mean(u.rms**2))),
+                indices=tuple(int(i) for i in np.flatnonzero(dead)[:8]),
             )
         )
     return tuple(result)

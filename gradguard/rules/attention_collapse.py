@@ -64,10 +64,17 @@ class AttentionCollapse(Rule):
             findings.append(
                 self.finding(
                     f"{facts.layer or 'attention'}: every head looks at one key only ({'from birth' if born else 'after training'})",
-                    severity="error" if failed else "warning", module=facts.layer, observed=top, limit=self.entropy, count=len(facts.entropy),
-                    total=len(facts.entropy), pattern="at birth" if born else "in training",
+                    severity="error" if failed else "warning",
+                    module=facts.layer,
+                    observed=top,
+                    limit=self.entropy,
+                    count=len(facts.entropy),
+                    total=len(facts.entropy),
+                    pattern="at birth" if born else "in training",
                     evidence=f"entropy / log(keys) is at most {top:.2g} over {facts.rows} queries; {consequence.text}",
-                    likely="scores without the factor 1/sqrt(d), or projections on too large a scale" if born else "steps too large for the projections",
+                    likely="scores without the factor 1/sqrt(d), or projections on too large a scale"
+                    if born
+                    else "steps too large for the projections",
                     hint="scale the scores by 1/sqrt(d), or normalise queries and keys",
                 )
             )

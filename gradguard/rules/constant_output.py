@@ -50,7 +50,9 @@ class ConstantOutput(Rule):
         passes = the(evidence, Passes)
         outputs = passes.last.outputs
         if outputs is None:
-            return Outcome(status="skipped", reason="no outputs were seen: declare outputs=, or return a tensor from the model")
+            return Outcome(
+                status="skipped", reason="no outputs were seen: declare outputs=, or return a tensor from the model"
+            )
         if outputs.samples < 8 or not outputs.spread < self.spread:
             return self.outcome([], margin=self.spread / outputs.spread if outputs.spread else None)
         if outputs.label_std == 0:
@@ -58,7 +60,9 @@ class ConstantOutput(Rule):
         consequence = progress(evidence)
         finding = self.finding(
             f"the output is the same for all {outputs.samples} samples",
-            severity="error" if consequence.verdict == "fails" else "warning", observed=outputs.spread, limit=self.spread,
+            severity="error" if consequence.verdict == "fails" else "warning",
+            observed=outputs.spread,
+            limit=self.spread,
             evidence=f"largest standard deviation over samples / mean magnitude = {outputs.spread:.2g}; {consequence.text}",
             likely="units that are dead or identical, a gradient that does not arrive, or a regulariser that outweighs the data",
             hint="look at the other findings first; then lower the weight decay or the penalty in the loss",

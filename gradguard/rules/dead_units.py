@@ -72,9 +72,11 @@ class DeadUnits(Rule):
             share = state.dead / state.units
             worst = max(worst, share)
             enough = state.samples >= self.samples
-            if state.dead == state.units and (enough or state.units > 1):
-                failed.append(state)
-            elif share >= self.dead and enough and (consequence.verdict == "fails" or (consequence.final and not consequence.strong)):
+            if (state.dead == state.units and (enough or state.units > 1)) or (
+                share >= self.dead
+                and enough
+                and (consequence.verdict == "fails" or (consequence.final and not consequence.strong))
+            ):
                 failed.append(state)
             elif share >= self.warn and enough:
                 warned.append(state)
@@ -82,7 +84,9 @@ class DeadUnits(Rule):
         requests = (LONGER,) if unsure and not consequence.longest else ()
         if failed:
             first = next((s for s in failed if s.dead == s.units), failed[0])
-            return self.outcome([self._finding(first, failed, consequence, "error")], margin=worst / self.dead, requests=requests)
+            return self.outcome(
+                [self._finding(first, failed, consequence, "error")], margin=worst / self.dead, requests=requests
+            )
         findings = [self._finding(state, [state], consequence, "warning") for state in warned]
         return self.outcome(findings, margin=worst / self.dead, requests=requests)
 
@@ -93,19 +97,27 @@ class DeadUnits(Rule):
         return self.finding(
             f"{state.name}: {state.dead} of {state.units} units dead, {when}",
             severity="error" if severity == "error" else "warning",
-            module=state.module or state.layer, location=state.block, step=state.step, observed=state.dead / state.units, limit=self.dead,
-            count=state.dead, total=state.units, pattern=when,
+            module=state.module or state.layer,
+            location=state.block,
+            step=state.step,
+            observed=state.dead / state.units,
+            limit=self.dead,
+            count=state.dead,
+            total=state.units,
+            pattern=when,
             evidence=(
                 f"no gradient passes for any of {state.samples} values per unit (true rate below {100 * upper:.2g} % with 95 % confidence); "
                 f"{consequence.text}" + self._others(state, layers)
             ),
             likely=(
                 "biases far below 0, inputs or weights on a wrong scale, or depth without normalisation or residual connections"
-                if born else "steps too large: the learning rate, a spike in the gradient, or a missing warm-up"
+                if born
+                else "steps too large: the learning rate, a spike in the gradient, or a missing warm-up"
             ),
             hint=(
                 "He initialisation with biases at 0, a normalisation before the activation, or a residual connection"
-                if born else "a lower learning rate, warm-up, gradient clipping; or LeakyReLU or GELU"
+                if born
+                else "a lower learning rate, warm-up, gradient clipping; or LeakyReLU or GELU"
             ),
         )
 

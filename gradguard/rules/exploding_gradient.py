@@ -60,7 +60,15 @@ class ExplodingGradient(Rule):
         """At most one finding for each of: activations, time, a gradient that is not finite."""
         passes, run, flow = the(evidence, Passes), the(evidence, TrainingRun), the(evidence, Flow)
         consequence = progress(evidence)
-        findings = [f for f in (self._activations(passes, flow, consequence), self._time(passes, consequence), self._nonfinite(run)) if f is not None]
+        findings = [
+            f
+            for f in (
+                self._activations(passes, flow, consequence),
+                self._time(passes, consequence),
+                self._nonfinite(run),
+            )
+            if f is not None
+        ]
         unsure = any(f.severity != "error" for f in findings)
         return self.outcome(findings, requests=consequence.requests if unsure else ())
 
@@ -82,12 +90,18 @@ class ExplodingGradient(Rule):
         first = first_jump(chain)
         return self.finding(
             f"activations grow by {observed:.1e} from {low.path} to {high.path} before any step",
-            severity="error" if failed else "warning", module=first.path, observed=observed, limit=self.growth, step=0, pattern="at birth",
+            severity="error" if failed else "warning",
+            module=first.path,
+            observed=observed,
+            limit=self.growth,
+            step=0,
+            pattern="at birth",
             evidence=(
                 f"RMS {low.rms:.3g} -> {high.rms:.3g} over {len(chain)} layers, {observed ** (1 / max(1, chain.index(high))):.3g} per layer; "
                 f"first loss {passes.start.loss:.3g}; {consequence.text}"
             ),
-            likely="weights on too large a scale for their fan-in", hint="He initialisation (std sqrt(2/fan_in)), a normalisation, or scaled residual branches",
+            likely="weights on too large a scale for their fan-in",
+            hint="He initialisation (std sqrt(2/fan_in)), a normalisation, or scaled residual branches",
         )
 
     def _time(self, passes: Passes, consequence: Progress) -> Finding | None:
@@ -97,10 +111,15 @@ class ExplodingGradient(Rule):
             if math.isfinite(observed) and observed > self.growth:
                 return self.finding(
                     f"{facts.layer}: the gradient grows by {observed:.1e} along {len(facts.norms)} calls",
-                    severity="error" if consequence.verdict == "fails" else "warning", module=facts.layer.partition(":")[0], observed=observed,
-                    limit=self.growth, step=0, pattern="time",
+                    severity="error" if consequence.verdict == "fails" else "warning",
+                    module=facts.layer.partition(":")[0],
+                    observed=observed,
+                    limit=self.growth,
+                    step=0,
+                    pattern="time",
                     evidence=f"{observed ** (1 / (len(facts.norms) - 1)):.3g} per call; {consequence.text}",
-                    likely="a recurrence whose gain is above 1", hint="gradient clipping, orthogonal recurrent weights of gain 1, or shorter sequences",
+                    likely="a recurrence whose gain is above 1",
+                    hint="gradient clipping, orthogonal recurrent weights of gain 1, or shorter sequences",
                 )
         return None
 
@@ -115,7 +134,12 @@ class ExplodingGradient(Rule):
         block = names[-1]
         return self.finding(
             f"the gradient of {block} is not finite at step {last.step}, although the loss is ({last.loss:.4g})",
-            module=block.rpartition(".")[0], location=block, step=last.step, count=len(names), total=len(bad), pattern="not finite",
+            module=block.rpartition(".")[0],
+            location=block,
+            step=last.step,
+            count=len(names),
+            total=len(bad),
+            pattern="not finite",
             evidence=f"{len(names)} of {len(bad)} blocks: {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}",
             likely="the derivative of a root, norm or power at 0, or a where() whose other branch is not finite",
             hint="add a small constant inside the root or norm; make the branch that is not taken finite",

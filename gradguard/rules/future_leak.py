@@ -51,12 +51,17 @@ class FutureLeak(Rule):
             return Outcome(status="skipped", reason=leaks.reason or "causal is not declared")
         if leaks.future <= self.change:
             if leaks.future_own == 0:
-                return Outcome(status="inconclusive", reason="changing later positions did not change their own outputs")
+                return Outcome(
+                    status="inconclusive", reason="changing later positions did not change their own outputs"
+                )
             return self.outcome([], margin=leaks.future / self.change)
         finding = self.finding(
             f"changing later positions changes the outputs at earlier ones by {leaks.future:.2g} of their largest",
-            module=leaks.module_future, observed=leaks.future, limit=self.change,
+            module=leaks.module_future,
+            observed=leaks.future,
+            limit=self.change,
             evidence=f"first module whose earlier positions change: {leaks.module_future or 'the model'}; in eval mode",
-            likely="a missing or transposed causal mask, or padding on both sides", hint="mask later positions, pad on the left only; or do not declare causal",
+            likely="a missing or transposed causal mask, or padding on both sides",
+            hint="mask later positions, pad on the left only; or do not declare causal",
         )
         return self.outcome([finding], margin=leaks.future / self.change)

@@ -58,9 +58,16 @@ class GradientUnderflow(Rule):
         consequence = progress(evidence)
         failed = share >= self.lost or consequence.verdict == "fails"
         finding = self.finding(
-            f"{name}: {100 * share:.0f} % of the gradient's entries are flushed to zero", severity="error" if failed else "warning",
-            module=name.rpartition(".")[0], location=name, observed=share, limit=self.lost, count=len(bad), total=len(lost),
-            evidence=f"they come back when the loss is multiplied by 1024 first; {consequence.text}", likely="float16 without loss scaling",
+            f"{name}: {100 * share:.0f} % of the gradient's entries are flushed to zero",
+            severity="error" if failed else "warning",
+            module=name.rpartition(".")[0],
+            location=name,
+            observed=share,
+            limit=self.lost,
+            count=len(bad),
+            total=len(lost),
+            evidence=f"they come back when the loss is multiplied by 1024 first; {consequence.text}",
+            likely="float16 without loss scaling",
             hint="scale the loss with torch.amp.GradScaler, or use bfloat16",
         )
         return self.outcome([finding], margin=worst / self.lost, requests=() if failed else consequence.requests)

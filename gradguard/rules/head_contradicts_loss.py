@@ -16,7 +16,14 @@ from gradguard.rules.base import Rule
 
 __all__ = ["HeadContradictsLoss"]
 
-RANGES = {"sigmoid": (0.0, 1.0), "softmax": (0.0, 1.0), "hardsigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0), "hardtanh": (-1.0, 1.0), "relu": (0.0, math.inf)}
+RANGES = {
+    "sigmoid": (0.0, 1.0),
+    "softmax": (0.0, 1.0),
+    "hardsigmoid": (0.0, 1.0),
+    "tanh": (-1.0, 1.0),
+    "hardtanh": (-1.0, 1.0),
+    "relu": (0.0, math.inf),
+}
 REGRESSION = ("mse", "absolute", "difference")
 
 
@@ -70,9 +77,12 @@ class HeadContradictsLoss(Rule):
             if severity == "symptom":
                 severity = "error" if consequence.verdict == "fails" or self._dead(passes) else "warning"
             finding = self.finding(
-                message, severity="error" if severity == "error" else "warning", pattern="-".join((facts.kind, *facts.chain)),
+                message,
+                severity="error" if severity == "error" else "warning",
+                pattern="-".join((facts.kind, *facts.chain)),
                 evidence=f"from the loss towards the last weights: {' <- '.join((facts.kind, *facts.chain, 'weights'))}; {consequence.text}",
-                likely=likely, hint=hint,
+                likely=likely,
+                hint=hint,
             )
             return self.outcome([finding], requests=consequence.requests if severity == "warning" else ())
         return self.outcome([])
@@ -87,35 +97,93 @@ class HeadContradictsLoss(Rule):
         near = facts.chain[0] if facts.chain else ""
         logits = "give the loss the raw output of the last layer"
         if facts.single or facts.classes == 1:
-            return "error", "softmax over one unit: the output is 1 whatever the weights are", "a softmax head with one output", "a sigmoid or linear head for one output, or one output per class"
+            return (
+                "error",
+                "softmax over one unit: the output is 1 whatever the weights are",
+                "a softmax head with one output",
+                "a sigmoid or linear head for one output, or one output per class",
+            )
         if facts.batch_axis and objective == "supervised":
-            return "error", "softmax over the batch axis: each sample competes with the other samples", "dim=0 where dim=1 is meant", "softmax over the classes: dim=-1"
+            return (
+                "error",
+                "softmax over the batch axis: each sample competes with the other samples",
+                "dim=0 where dim=1 is meant",
+                "softmax over the classes: dim=-1",
+            )
         if facts.broadcast and objective == "supervised":
             given, result = facts.broadcast
-            return "error", f"predictions of shape {given} are stretched to {result} against the labels", "labels of shape (N,) against predictions of shape (N, 1)", "reshape one of them: pred.squeeze(-1), or y.unsqueeze(-1)"
+            return (
+                "error",
+                f"predictions of shape {given} are stretched to {result} against the labels",
+                "labels of shape (N,) against predictions of shape (N, 1)",
+                "reshape one of them: pred.squeeze(-1), or y.unsqueeze(-1)",
+            )
         if facts.kind == "cross_entropy" and near in ("softmax", "sigmoid", "tanh", "hardsigmoid"):
-            floor = f"; the loss cannot fall below {cross_entropy_floor(near, facts.classes):.3f}" if facts.classes else ""
-            return "error", f"{near} before cross-entropy, which applies softmax itself{floor}", f"{near} as the last layer", logits
+            floor = (
+                f"; the loss cannot fall below {cross_entropy_floor(near, facts.classes):.3f}" if facts.classes else ""
+            )
+            return (
+                "error",
+                f"{near} before cross-entropy, which applies softmax itself{floor}",
+                f"{near} as the last layer",
+                logits,
+            )
         if facts.kind == "cross_entropy" and near == "relu":
-            return "symptom", "ReLU before cross-entropy: logits below 0 get no gradient", "an activation after the last layer", logits
-        if facts.kind == "nll" and near not in ("log_softmax", "log", "log_sigmoid") and (outputs is None or outputs.normalised is False):
-            return "error", f"a likelihood of {near or 'raw outputs'}, which are no logarithms of probabilities", "nll_loss where cross_entropy is meant", "cross_entropy on logits, or log_softmax before nll_loss"
+            return (
+                "symptom",
+                "ReLU before cross-entropy: logits below 0 get no gradient",
+                "an activation after the last layer",
+                logits,
+            )
+        if (
+            facts.kind == "nll"
+            and near not in ("log_softmax", "log", "log_sigmoid")
+            and (outputs is None or outputs.normalised is False)
+        ):
+            return (
+                "error",
+                f"a likelihood of {near or 'raw outputs'}, which are no logarithms of probabilities",
+                "nll_loss where cross_entropy is meant",
+                "cross_entropy on logits, or log_softmax before nll_loss",
+            )
         if facts.kind == "bce_logits" and near in ("sigmoid", "softmax", "hardsigmoid"):
-            return "error", f"{near} before a loss on logits, which applies sigmoid itself", f"{near} as the last layer", logits
+            return (
+                "error",
+                f"{near} before a loss on logits, which applies sigmoid itself",
+                f"{near} as the last layer",
+                logits,
+            )
         if facts.kind == "bce_logits" and near == "relu":
-            return "error", "ReLU before a loss on logits: no probability below one half can be said", "an activation after the last layer", logits
+            return (
+                "error",
+                "ReLU before a loss on logits: no probability below one half can be said",
+                "an activation after the last layer",
+                logits,
+            )
         if facts.kind in ("bce", "log") and "relu" in facts.chain[:2]:
-            return "error", "ReLU used as a probability: it is not bounded by 1, and at 0 it has no gradient", "ReLU where sigmoid is meant", "binary_cross_entropy_with_logits on the raw output"
+            return (
+                "error",
+                "ReLU used as a probability: it is not bounded by 1, and at 0 it has no gradient",
+                "ReLU where sigmoid is meant",
+                "binary_cross_entropy_with_logits on the raw output",
+            )
         if facts.kind == "kl" and near in ("softmax", "sigmoid"):
-            return "error", f"{near} before kl_div, which takes logarithms of probabilities", "softmax where log_softmax is meant", "log_softmax before kl_div"
+            return (
+                "error",
+                f"{near} before kl_div, which takes logarithms of probabilities",
+                "softmax where log_softmax is meant",
+                "log_softmax before kl_div",
+            )
         if facts.kind in REGRESSION and near in RANGES and outputs is not None:
             low, high = RANGES[near]
             below = outputs.below_zero if low == 0 else outputs.below_minus_one
             share = max(outputs.above_one if high == 1 else 0.0, below if low > -math.inf else 0.0)
             if math.isfinite(share) and share > self.outside:
                 return (
-                    "error", f"{near} gives {low:g} to {high:g}, {100 * share:.0f} % of the labels lie outside ({outputs.label_low:.3g} to {outputs.label_high:.3g})",
-                    f"{near} as the last layer of a regression", "a linear output, or labels scaled to that range",
+                    "error",
+                    f"{near} gives {low:g} to {high:g}, {100 * share:.0f} % of the labels lie outside ({outputs.label_low:.3g} to {outputs.label_high:.3g})",
+                    f"{near} as the last layer of a regression",
+                    "a linear output, or labels scaled to that range",
                 )
         return None
 

@@ -56,14 +56,21 @@ class NoBetterThanPrior(Rule):
         if consequence.worse:
             ascent = self.finding(
                 f"the loss falls while the predictions get worse: {consequence.data_loss:.4g}, guessing gives {consequence.prior:.4g}",
-                observed=consequence.data_loss, limit=consequence.prior, step=consequence.steps, pattern="ascent", evidence=consequence.text,
-                likely="the loss with the wrong sign, or a term that outweighs it", hint="minimise the loss itself",
+                observed=consequence.data_loss,
+                limit=consequence.prior,
+                step=consequence.steps,
+                pattern="ascent",
+                evidence=consequence.text,
+                likely="the loss with the wrong sign, or a term that outweighs it",
+                hint="minimise the loss itself",
             )
             return self.outcome([ascent])
         if consequence.verdict == "works":
             return self.outcome([], margin=None)
         if np.isnan(consequence.prior):
-            return Outcome(status="skipped", reason="labels are not known: the loss saves none, and labels= is not declared")
+            return Outcome(
+                status="skipped", reason="labels are not known: the loss saves none, and labels= is not declared"
+            )
         if run.trace.stopped:
             return Outcome(status="skipped", reason=run.trace.stopped)
         if longer is None:
@@ -71,14 +78,20 @@ class NoBetterThanPrior(Rule):
                 return Outcome(status="skipped", reason="fewer than 20 steps say nothing about the end of training")
             if consequence.fall > 0.02:  # early, and on its way
                 return Outcome(status="passed", reason=f"not yet better than guessing, but falling: {consequence.text}")
-            return Outcome(status="passed", reason=f"not yet better than guessing: {consequence.text}", requests=consequence.requests or ())
+            return Outcome(
+                status="passed",
+                reason=f"not yet better than guessing: {consequence.text}",
+                requests=consequence.requests or (),
+            )
         moved = longer.trace.movement
         median = float(np.nanmedian(moved)) if moved is not None and np.isfinite(moved).any() else 0.0
         if not (consequence.plateau and median >= self.movement and consequence.verdict == "fails"):
             return Outcome(status="passed", reason=f"not better than guessing, but still moving: {consequence.text}")
         finding = self.finding(
             f"no better than guessing: loss {consequence.data_loss:.4g}, guessing the labels' distribution gives {consequence.prior:.4g}",
-            observed=consequence.data_loss, limit=consequence.prior, step=consequence.steps,
+            observed=consequence.data_loss,
+            limit=consequence.prior,
+            step=consequence.steps,
             evidence=f"{consequence.text}; no progress in the second half, although the weights moved by {100 * median:.0f} %",
             likely="labels that do not belong to their inputs, or a penalty or weight decay that outweighs the data",
             hint="check a few pairs of input and label by hand; lower the penalty",

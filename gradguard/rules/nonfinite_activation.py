@@ -60,7 +60,11 @@ class NonfiniteActivation(Rule):
         step = len(run.trace.steps) if run is not None else None
         diverged = run is not None and self._diverged(run)
         severity = "info" if diverged else "error"
-        when = "after the loss or the gradients had blown up" if diverged else "in training, while loss and gradients were moderate"
+        when = (
+            "after the loss or the gradients had blown up"
+            if diverged
+            else "in training, while loss and gradients were moderate"
+        )
         return self.outcome([self._finding(later, step, when, severity)])
 
     def _diverged(self, run: TrainingRun) -> bool:
@@ -74,20 +78,33 @@ class NonfiniteActivation(Rule):
         rows = f", rows {', '.join(map(str, found.rows))}" if found.rows else ""
         place, likely, hint = {
             "input": (
-                f"the input{f' of {found.module}' if found.module else ''} of batch {found.batch}{rows}", "missing or overflowing values in the data",
+                f"the input{f' of {found.module}' if found.module else ''} of batch {found.batch}{rows}",
+                "missing or overflowing values in the data",
                 "clean or drop those rows before training",
             ),
-            "parameter": (f"parameter {found.module}", "an initialisation or a checkpoint that is not finite", "initialise it again"),
+            "parameter": (
+                f"parameter {found.module}",
+                "an initialisation or a checkpoint that is not finite",
+                "initialise it again",
+            ),
             "output": (
                 f"the output of {found.module or 'the model'} ({found.owner}) in batch {found.batch}",
-                "a division by 0, a root or logarithm at 0 or below, or an exponential that overflows", "guard that operation: clamp, or add a small constant inside it",
+                "a division by 0, a root or logarithm at 0 or below, or an exponential that overflows",
+                "guard that operation: clamp, or add a small constant inside it",
             ),
             "loss": (
-                f"the loss of batch {found.batch}; every module's output is finite", "log(0) in a hand-written loss, or a division by an empty count",
+                f"the loss of batch {found.batch}; every module's output is finite",
+                "log(0) in a hand-written loss, or a division by an empty count",
                 "use cross_entropy or log_softmax on logits, or clamp before the logarithm",
             ),
         }[found.where]
         return self.finding(
-            f"NaN or infinity in {place}, {when}", severity="error" if severity == "error" else "info", module=found.module, step=step,
-            pattern=found.where, evidence=f"modules before it, all finite: {', '.join(m for m in found.before if m) or 'none'}", likely=likely, hint=hint,
+            f"NaN or infinity in {place}, {when}",
+            severity="error" if severity == "error" else "info",
+            module=found.module,
+            step=step,
+            pattern=found.where,
+            evidence=f"modules before it, all finite: {', '.join(m for m in found.before if m) or 'none'}",
+            likely=likely,
+            hint=hint,
         )

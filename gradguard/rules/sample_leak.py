@@ -54,8 +54,11 @@ class SampleLeak(Rule):
             return self.outcome([], margin=leaks.sample / self.change)
         finding = self.finding(
             f"changing one sample changes the outputs of others by {leaks.sample:.2g} of their largest",
-            module=leaks.module_sample, observed=leaks.sample, limit=self.change,
+            module=leaks.module_sample,
+            observed=leaks.sample,
+            limit=self.change,
             evidence=f"first module whose other rows change: {leaks.module_sample or 'the model'}; in eval mode",
-            likely="a softmax, mean, normalisation or reshape over the batch axis", hint="keep the batch axis apart; or do not declare independent_samples",
+            likely="a softmax, mean, normalisation or reshape over the batch axis",
+            hint="keep the batch axis apart; or do not declare independent_samples",
         )
         return self.outcome([finding], margin=leaks.sample / self.change)

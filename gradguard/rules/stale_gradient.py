@@ -48,12 +48,18 @@ class StaleGradient(Rule):
         """At most one finding."""
         run = the(evidence, TrainingRun)
         if run.stale is None:
-            return Outcome(status="skipped", reason="the copy's gradients are cleared by the check itself; gg.watch sees your own loop")
+            return Outcome(
+                status="skipped",
+                reason="the copy's gradients are cleared by the check itself; gg.watch sees your own loop",
+            )
         if run.stale <= self.share:
             return self.outcome([], margin=run.stale / self.share)
         finding = self.finding(
             f"gradients are not cleared: {100 * run.stale:.0f} % of the steps still held the gradient of the step before",
-            observed=run.stale, limit=self.share, evidence=f"{len(run.trace.steps)} steps seen", likely="zero_grad() is missing",
+            observed=run.stale,
+            limit=self.share,
+            evidence=f"{len(run.trace.steps)} steps seen",
+            likely="zero_grad() is missing",
             hint="call optimizer.zero_grad() once between two steps",
         )
         return self.outcome([finding], margin=run.stale / self.share)

@@ -70,12 +70,20 @@ class SymmetricUnits(Rule):
             findings.append(
                 self.finding(
                     f"{name}: all {units or ''} units are identical{' (all zero)' if zero else ''}".replace("  ", " "),
-                    module=name.rpartition(".")[0] or name, location=name, count=units, total=units, pattern="zero" if zero else "constant",
+                    module=name.rpartition(".")[0] or name,
+                    location=name,
+                    count=units,
+                    total=units,
+                    pattern="zero" if zero else "constant",
                     step=len(run.trace.steps) if run is not None else 0,
-                    evidence="rows differ by at most 1e-6 of the largest entry" + (
-                        f", before{' and after' if name in passes.last.identical_rows else ''} {len(run.trace.steps)} steps" if run is not None else ""
+                    evidence="rows differ by at most 1e-6 of the largest entry"
+                    + (
+                        f", before{' and after' if name in passes.last.identical_rows else ''} {len(run.trace.steps)} steps"
+                        if run is not None
+                        else ""
                     ),
-                    likely="constant initialisation", hint="initialise at random: torch.nn.init.kaiming_normal_(weight)",
+                    likely="constant initialisation",
+                    hint="initialise at random: torch.nn.init.kaiming_normal_(weight)",
                 )
             )
         if len(findings) > 1:  # one initialisation, one bug

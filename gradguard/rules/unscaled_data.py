@@ -55,16 +55,27 @@ class UnscaledData(Rule):
         seen, outputs = passes.start.inputs, passes.start.outputs
         parts = []
         if seen is not None and not seen.normalised and seen.rms > self.inputs:
-            parts.append(f"inputs of RMS {seen.rms:.3g} ({seen.low:.3g} to {seen.high:.3g}) go into {seen.first_module or 'the model'} ({seen.first_owner})")
+            parts.append(
+                f"inputs of RMS {seen.rms:.3g} ({seen.low:.3g} to {seen.high:.3g}) go into {seen.first_module or 'the model'} ({seen.first_owner})"
+            )
         observed = seen.rms if parts and seen is not None else math.nan
-        if outputs is not None and outputs.kind in ("mse", "absolute") and outputs.label_rms > self.labels * max(1.0, outputs.rms):
+        if (
+            outputs is not None
+            and outputs.kind in ("mse", "absolute")
+            and outputs.label_rms > self.labels * max(1.0, outputs.rms)
+        ):
             parts.append(f"labels of RMS {outputs.label_rms:.3g} against outputs of RMS {outputs.rms:.3g}")
             observed = observed if math.isfinite(observed) else outputs.label_rms
         if not parts:
             return self.outcome([])
         finding = self.finding(
-            "; ".join(parts), severity="error" if consequence.verdict == "fails" else "info", observed=observed,
-            limit=self.inputs if "inputs" in parts[0] else self.labels, module=seen.first_module if seen is not None else "",
-            evidence=consequence.text, likely="data that was not standardised", hint="standardise with the training set's mean and standard deviation",
+            "; ".join(parts),
+            severity="error" if consequence.verdict == "fails" else "info",
+            observed=observed,
+            limit=self.inputs if "inputs" in parts[0] else self.labels,
+            module=seen.first_module if seen is not None else "",
+            evidence=consequence.text,
+            likely="data that was not standardised",
+            hint="standardise with the training set's mean and standard deviation",
         )
         return self.outcome([finding], requests=consequence.requests)

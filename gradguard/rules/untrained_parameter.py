@@ -105,7 +105,12 @@ class UntrainedParameter(Rule):
         }
 
     def _module(
-        self, module: str, facts: list[ParameterFacts], run: TrainingRun, tried: Dependence | None, passes: Passes | None
+        self,
+        module: str,
+        facts: list[ParameterFacts],
+        run: TrainingRun,
+        tried: Dependence | None,
+        passes: Passes | None,
     ) -> Finding | None:
         name = facts[0].name
         column = run.trace.gradient[:, run.trace.blocks.index(name)]
@@ -124,51 +129,115 @@ class UntrainedParameter(Rule):
         elif not called:
             message, likely = f"{module}: never called in this loss", "a branch that this loss does not use"
         else:
-            message, likely = f"{module}: called, but the loss does not depend on it", "an output that this loss does not use"
+            message, likely = (
+                f"{module}: called, but the loss does not depend on it",
+                "an output that this loss does not use",
+            )
         return self.finding(
-            message, severity="error" if severe else "warning", module=module, location=name, count=len(facts), total=len(facts),
-            observed=change, limit=self.change, step=len(column), pattern="cut" if cut else "unused",
+            message,
+            severity="error" if severe else "warning",
+            module=module,
+            location=name,
+            count=len(facts),
+            total=len(facts),
+            observed=change,
+            limit=self.change,
+            step=len(column),
+            pattern="cut" if cut else "unused",
             evidence=(
                 f"{where}: gradient {'None' if none else 'exactly 0'} at all {len(column)} steps"
-                + (f"; moving {name} by a tenth changes the loss by {change:.2g} of itself" if change is not None else "")
+                + (
+                    f"; moving {name} by a tenth changes the loss by {change:.2g} of itself"
+                    if change is not None
+                    else ""
+                )
                 + ("" if held else "; no optimizer holds it")
             ),
-            likely=likely, hint="remove what cuts the graph; or set requires_grad=False where it is meant",
+            likely=likely,
+            hint="remove what cuts the graph; or set requires_grad=False where it is meant",
         )
 
     def _optimizer(self, run: TrainingRun, silent: dict[str, str], consequence: Progress) -> list[Finding]:
         """What is wrong with the pairing of model and optimizer."""
         held = [p for p in run.parameters if p.group is not None]
-        missing = [p for p in run.parameters if p.trainable and p.group is None and p.name not in silent and p.name in run.trace.blocks]
+        missing = [
+            p
+            for p in run.parameters
+            if p.trainable and p.group is None and p.name not in silent and p.name in run.trace.blocks
+        ]
         trainable = [p for p in run.parameters if p.trainable]
         foreign, total = run.optimizer.foreign, run.optimizer.foreign + run.optimizer.owned
         if not run.optimizer.name:
             return []
         names = ", ".join(p.name for p in missing[:4]) + (", ..." if len(missing) > 4 else "")
         if trainable and run.trace.steps and all(p.name in silent and silent[p.name] == "none" for p in trainable):
-            return [self._wrong("the loss has no graph: no parameter gets a gradient", "loss computed under no_grad, from .item() or .data", "return a loss that autograd can follow")]
+            return [
+                self._wrong(
+                    "the loss has no graph: no parameter gets a gradient",
+                    "loss computed under no_grad, from .item() or .data",
+                    "return a loss that autograd can follow",
+                )
+            ]
         if foreign and not held:
-            return [self._wrong(f"the optimizer holds {foreign} tensors of another model, none of this one", "the optimizer was made before the model was copied, moved or replaced", "make the optimizer from model.parameters() of the model that is trained", foreign, total)]
+            return [
+                self._wrong(
+                    f"the optimizer holds {foreign} tensors of another model, none of this one",
+                    "the optimizer was made before the model was copied, moved or replaced",
+                    "make the optimizer from model.parameters() of the model that is trained",
+                    foreign,
+                    total,
+                )
+            ]
         if foreign and missing:
-            return [self._wrong(f"the optimizer holds {foreign} tensors of another model; {names} of this one are missing from it", "a part of the model was replaced after the optimizer was made", "make the optimizer after the last change of the model", foreign, total)]
+            return [
+                self._wrong(
+                    f"the optimizer holds {foreign} tensors of another model; {names} of this one are missing from it",
+                    "a part of the model was replaced after the optimizer was made",
+                    "make the optimizer after the last change of the model",
+                    foreign,
+                    total,
+                )
+            ]
         if held and not any(p.trainable for p in held):
-            return [self._wrong(f"all {len(held)} parameters in the optimizer are frozen: nothing can change", "requires_grad=False on what the optimizer holds", "unfreeze them, or give the optimizer the parameters that should train", len(held), len(held))]
+            return [
+                self._wrong(
+                    f"all {len(held)} parameters in the optimizer are frozen: nothing can change",
+                    "requires_grad=False on what the optimizer holds",
+                    "unfreeze them, or give the optimizer the parameters that should train",
+                    len(held),
+                    len(held),
+                )
+            ]
         rates = [lr for s in run.trace.steps for lr in s.lr]
         if rates and sum(lr == 0 for lr in rates) > 0.5 * len(rates):
-            return [self._wrong(f"the learning rate is 0 on {sum(lr == 0 for lr in rates)} of {len(rates)} steps", "a schedule stepped too often, or a rate of 0", "step the scheduler once per epoch or per step, as its horizon was counted")]
+            return [
+                self._wrong(
+                    f"the learning rate is 0 on {sum(lr == 0 for lr in rates)} of {len(rates)} steps",
+                    "a schedule stepped too often, or a rate of 0",
+                    "step the scheduler once per epoch or per step, as its horizon was counted",
+                )
+            ]
         if missing:
             failed = consequence.verdict == "fails"
             return [
                 self.finding(
                     f"{len(missing)} trainable parameters get a gradient but are in no optimizer: {names}",
-                    severity="error" if failed else "warning", count=len(missing), total=len(trainable), pattern="not in the optimizer",
-                    module=missing[0].module, location=missing[0].name, evidence=consequence.text, likely="parameters left out of the optimizer",
+                    severity="error" if failed else "warning",
+                    count=len(missing),
+                    total=len(trainable),
+                    pattern="not in the optimizer",
+                    module=missing[0].module,
+                    location=missing[0].name,
+                    evidence=consequence.text,
+                    likely="parameters left out of the optimizer",
                     hint="give them to the optimizer, or set requires_grad=False where they are meant to stay",
                 )
             ]
         return []
 
-    def _wrong(self, message: str, likely: str, hint: str, count: int | None = None, total: int | None = None) -> Finding:
+    def _wrong(
+        self, message: str, likely: str, hint: str, count: int | None = None, total: int | None = None
+    ) -> Finding:
         return self.finding(message, count=count, total=total, likely=likely, hint=hint, pattern="optimizer")
 
 
@@ -181,5 +250,6 @@ def merge_nested(findings: list[Finding]) -> list[Finding]:
 
     last = cuts[-1]
     others = ", ".join(f.module for f in cuts[:-1][:6])
-    merged = replace(last, count=len(cuts), total=len(cuts), evidence=f"{last.evidence}; the same holds for {others}")
+    total = sum(f.count or 0 for f in cuts)
+    merged = replace(last, count=total, total=total, evidence=f"{last.evidence}; the same holds for {others}")
     return [f for f in findings if f not in cuts] + [merged]

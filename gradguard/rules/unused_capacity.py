@@ -75,11 +75,21 @@ class UnusedCapacity(Rule):
             findings.append(
                 self.finding(
                     f"{facts.layer or facts.kind}: {used} of {size} {facts.kind} used",
-                    severity="error" if failed else "warning", module=facts.layer, location=facts.block, observed=perplexity,
-                    limit=self.collapsed if one else self.warn * size, count=size - used, total=size, step=steps,
+                    severity="error" if failed else "warning",
+                    module=facts.layer,
+                    location=facts.block,
+                    observed=perplexity,
+                    limit=self.collapsed if one else self.warn * size,
+                    count=size - used,
+                    total=size,
+                    step=steps,
                     evidence=f"perplexity {perplexity:.3g} over {int(total)} choices after {steps} steps",
-                    likely="a collapsed codebook" if facts.kind == "codes" else "a router that sends everything to one expert",
-                    hint="restart dead codes, initialise from data" if facts.kind == "codes" else "a load-balancing loss, or noise in the router",
+                    likely="a collapsed codebook"
+                    if facts.kind == "codes"
+                    else "a router that sends everything to one expert",
+                    hint="restart dead codes, initialise from data"
+                    if facts.kind == "codes"
+                    else "a load-balancing loss, or noise in the router",
                 )
             )
         return self.outcome(findings, requests=consequence.requests if requests else ())

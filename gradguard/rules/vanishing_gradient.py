@@ -62,7 +62,9 @@ class VanishingGradient(Rule):
         consequence = progress(evidence)
         severity = "error" if consequence.verdict == "fails" else "info"
         findings: list[Finding] = []
-        layers = [f for f in flow.layers if math.isfinite(f.late) and f.weight > 0 and not (f.start == 0 and f.late == 0)]
+        layers = [
+            f for f in flow.layers if math.isfinite(f.late) and f.weight > 0 and not (f.start == 0 and f.late == 0)
+        ]
         worst, margin = self._worst(layers), None
         if worst is not None:
             low, high, observed = worst
@@ -90,11 +92,18 @@ class VanishingGradient(Rule):
                 best = (low, high, observed)
         return best
 
-    def _depth(self, flow: Flow, low: LayerFlow, high: LayerFlow, observed: float, consequence: Progress, severity: str) -> Finding:
+    def _depth(
+        self, flow: Flow, low: LayerFlow, high: LayerFlow, observed: float, consequence: Progress, severity: str
+    ) -> Finding:
         return self.finding(
             f"the gradient vanishes towards {low.block}: {observed:.1e} of what reaches {high.block}",
-            severity="error" if severity == "error" else "info", module=low.module, location=low.block, observed=observed, limit=self.ratio,
-            step=flow.steps, pattern="depth",
+            severity="error" if severity == "error" else "info",
+            module=low.module,
+            location=low.block,
+            observed=observed,
+            limit=self.ratio,
+            step=flow.steps,
+            pattern="depth",
             evidence=(
                 f"||g|| ||w|| is {low.late:.2g} at depth {low.depth} and {high.late:.2g} at depth {high.depth} of {len(flow.layers)}; it grows by "
                 f"{flow.growth:.3g} per layer towards the output; {consequence.text}"
@@ -114,7 +123,12 @@ class VanishingGradient(Rule):
         growth = observed ** (1 / max(1, calls - 1)) if observed > 0 else 0.0
         return self.finding(
             f"{facts.layer}: the gradient vanishes along {calls} calls: {observed:.1e} of it reaches the first",
-            severity="error" if severity == "error" else "info", module=facts.layer.partition(":")[0], observed=observed, limit=self.time_ratio,
-            pattern="time", evidence=f"it shrinks by {growth:.3g} per call towards the first; {consequence.text}",
-            likely="a recurrence whose gain is below 1", hint="LSTM or GRU with a forget bias of 1, orthogonal recurrent weights, or shorter sequences",
+            severity="error" if severity == "error" else "info",
+            module=facts.layer.partition(":")[0],
+            observed=observed,
+            limit=self.time_ratio,
+            pattern="time",
+            evidence=f"it shrinks by {growth:.3g} per call towards the first; {consequence.text}",
+            likely="a recurrence whose gain is below 1",
+            hint="LSTM or GRU with a forget bias of 1, orthogonal recurrent weights, or shorter sequences",
         )

@@ -23,6 +23,8 @@ def attention(*entropy: float) -> dict[str, object]:
         ((0.99, 0.98), (0.01, 0.60), FAILS, 2.3, []),  # one sharp head is not a collapse
     ],
 )
-def test_rows(start: tuple[float, ...], end: tuple[float, ...], losses: tuple[float, float], loss: float, expected: list[str]) -> None:
+def test_rows(
+    start: tuple[float, ...], end: tuple[float, ...], losses: tuple[float, float], loss: float, expected: list[str]
+) -> None:
     looks = passes(attention(*start), attention(*end), loss)
     assert severities(AttentionCollapse().check(evidence(looks, run(losses)))) == expected

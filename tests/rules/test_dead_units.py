@@ -7,7 +7,8 @@ import pytest
 
 import gradguard as gg
 from gradguard.adapters.observing_base import Look
-from gradguard.measurements.units import LayerState, states as states_of
+from gradguard.measurements.units import LayerState
+from gradguard.measurements.units import states as states_of
 from gradguard.rules.dead_units import DeadUnits
 from tests.rules.health_evidence import FAILS, WORKS, evidence, longer, passes, run, severities, state, states, units
 
@@ -46,7 +47,9 @@ def test_the_first_dead_layer_is_named_and_the_others_go_with_it() -> None:
 
 
 def test_pruned_units_and_saturating_ones_are_not_dead() -> None:
-    look = Look(step=0, units=(units([0, 0, 1, 1], pruned=[True, True, False, False]), units([0, 0, 0, 0], kind="tanh")))
+    look = Look(
+        step=0, units=(units([0, 0, 1, 1], pruned=[True, True, False, False]), units([0, 0, 0, 0], kind="tanh"))
+    )
     assert [(s.units, s.dead) for s in states_of(look, look, 0)] == [(2, 0), (4, 0)]
 
 

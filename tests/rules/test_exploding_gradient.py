@@ -20,12 +20,19 @@ from tests.rules.health_evidence import BLOCKS, FAILS, WORKS, evidence, module, 
         ((1e6, 1e3, 1.0), 2.3, FAILS, 2.3, []),
     ],
 )
-def test_activations(rms: tuple[float, ...], first: float, losses: tuple[float, float], loss: float, expected: list[str]) -> None:
-    start = {"modules": tuple(module(b.partition(".")[0], i, r) for i, (b, r) in enumerate(zip(BLOCKS, rms, strict=True))), "outputs": outputs(first)}
+def test_activations(
+    rms: tuple[float, ...], first: float, losses: tuple[float, float], loss: float, expected: list[str]
+) -> None:
+    start = {
+        "modules": tuple(module(b.partition(".")[0], i, r) for i, (b, r) in enumerate(zip(BLOCKS, rms, strict=True))),
+        "outputs": outputs(first),
+    }
     assert severities(ExplodingGradient().check(evidence(passes(start, loss=loss), run(losses)))) == expected
 
 
-@pytest.mark.parametrize(("gain", "losses", "expected"), [(1.5, FAILS, ["error"]), (1.5, WORKS, ["warning"]), (1.05, FAILS, [])])
+@pytest.mark.parametrize(
+    ("gain", "losses", "expected"), [(1.5, FAILS, ["error"]), (1.5, WORKS, ["warning"]), (1.05, FAILS, [])]
+)
 def test_time(gain: float, losses: tuple[float, float], expected: list[str]) -> None:
     time = {"time": (TimeFlow(layer="rnn", norms=gain ** np.arange(59, -1, -1.0)),)}
     assert severities(ExplodingGradient().check(evidence(passes(time, loss=losses[1]), run(losses)))) == expected
@@ -34,7 +41,9 @@ def test_time(gain: float, losses: tuple[float, float], expected: list[str]) -> 
 def test_a_gradient_that_is_not_finite_names_its_block() -> None:
     gradient = np.ones((300, 3))
     gradient[-1, :2] = np.inf
-    outcome = ExplodingGradient().check(evidence(passes(), run(gradient=gradient, stopped="a gradient is not finite at step 299")))
+    outcome = ExplodingGradient().check(
+        evidence(passes(), run(gradient=gradient, stopped="a gradient is not finite at step 299"))
+    )
     (finding,) = outcome.findings
     assert finding.severity == "error"
     assert finding.location == "fc2.weight"

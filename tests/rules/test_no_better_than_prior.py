@@ -21,7 +21,15 @@ SHORT = (run(FAILS, 20), passes(loss=2.3))
         ((*SHORT, longer((2.3, 0.3), 0.3)), "passed"),  # the longer run learns
         ((*SHORT, longer((2.6, 2.3), 2.3)), "passed"),  # not yet, but still falling
         ((*SHORT, longer(movement=np.full(3, 1e-4))), "passed"),  # training has not begun
-        ((run(FAILS, 20), passes({"outputs": outputs(prior=float("nan"), kind="")}, {"outputs": outputs(prior=float("nan"), kind="")})), "skipped"),
+        (
+            (
+                run(FAILS, 20),
+                passes(
+                    {"outputs": outputs(prior=float("nan"), kind="")}, {"outputs": outputs(prior=float("nan"), kind="")}
+                ),
+            ),
+            "skipped",
+        ),
     ],
 )
 def test_rows(measured: Any, status: str) -> None:

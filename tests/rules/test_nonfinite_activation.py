@@ -23,7 +23,10 @@ BAD = Nonfinite(module="norm", owner="Log", batch=2, where="output", before=("fc
     ],
 )
 def test_rows(start: Any, end: Any, losses: tuple[float, float], expected: list[str]) -> None:
-    assert severities(NonfiniteActivation().check(evidence(passes({"nonfinite": start}, {"nonfinite": end}), run(losses)))) == expected
+    assert (
+        severities(NonfiniteActivation().check(evidence(passes({"nonfinite": start}, {"nonfinite": end}), run(losses))))
+        == expected
+    )
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,26 @@ ZERO = np.zeros((300, 3))
     ("start", "end", "columns", "expected"),
     [
         ({"identical_rows": FIRST}, {"identical_rows": FIRST}, {}, ["error"]),
-        ({"identical_rows": FIRST}, {}, {}, ["error"]),  # a constant hidden layer, which other biases tell apart a little
+        (
+            {"identical_rows": FIRST},
+            {},
+            {},
+            ["error"],
+        ),  # a constant hidden layer, which other biases tell apart a little
         ({"identical_rows": LAST}, {}, {}, []),  # the labels tell a head's units apart
         ({"identical_rows": LAST, "zero_blocks": LAST}, {}, {}, []),  # a head that starts at zero
-        ({"identical_rows": FIRST, "zero_blocks": FIRST}, {"identical_rows": FIRST, "zero_blocks": FIRST}, {}, []),  # a gradient reaches it
-        ({"identical_rows": FIRST, "zero_blocks": FIRST}, {"identical_rows": FIRST, "zero_blocks": FIRST}, {"gradient": ZERO}, ["error"]),
+        (
+            {"identical_rows": FIRST, "zero_blocks": FIRST},
+            {"identical_rows": FIRST, "zero_blocks": FIRST},
+            {},
+            [],
+        ),  # a gradient reaches it
+        (
+            {"identical_rows": FIRST, "zero_blocks": FIRST},
+            {"identical_rows": FIRST, "zero_blocks": FIRST},
+            {"gradient": ZERO},
+            ["error"],
+        ),
         ({"identical_rows": ("pos",)}, {"identical_rows": ("pos",)}, {}, []),  # no product uses it
         ({}, {}, {}, []),
     ],

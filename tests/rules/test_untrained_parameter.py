@@ -29,9 +29,17 @@ DEPENDS, INDEPENDENT = Dependence(changes={"fc1.weight": 0.1}), Dependence(chang
         ({"gradient": NONE}, DEPENDS, ["error"]),  # a cut
         ({"gradient": gradient(0.0)}, DEPENDS, ["error"]),  # an operation without derivative
         ({"gradient": NONE}, INDEPENDENT, ["warning"]),  # an output that this loss does not use
-        ({"gradient": NONE, "parameters": (*parameters(BLOCKS[:1], group=None), *parameters(BLOCKS[1:]))}, DEPENDS, ["warning"]),  # a target network
+        (
+            {"gradient": NONE, "parameters": (*parameters(BLOCKS[:1], group=None), *parameters(BLOCKS[1:]))},
+            DEPENDS,
+            ["warning"],
+        ),  # a target network
         ({"gradient": NONE, "objective": "adversarial"}, DEPENDS, ["warning"]),
-        ({"gradient": NONE, "parameters": (*parameters(BLOCKS[:1], shape=(8,)), *parameters(BLOCKS[1:]))}, DEPENDS, []),  # a bias alone
+        (
+            {"gradient": NONE, "parameters": (*parameters(BLOCKS[:1], shape=(8,)), *parameters(BLOCKS[1:]))},
+            DEPENDS,
+            [],
+        ),  # a bias alone
         ({"gradient": gradient(0.0, 5), "steps": 5}, DEPENDS, []),  # exact zeros of the first steps are normal
         ({}, None, []),
     ],
@@ -44,11 +52,26 @@ def test_modules(columns: dict[str, Any], tried: Any, expected: list[str]) -> No
 @pytest.mark.parametrize(
     ("columns", "expected", "text"),
     [
-        ({"optimizer": OptimizerFacts(name="SGD", foreign=3), "parameters": parameters(group=None)}, ["error"], "none of this one"),
-        ({"optimizer": OptimizerFacts(name="SGD", foreign=1, owned=2), "parameters": (*parameters(BLOCKS[:2]), *parameters(BLOCKS[2:], group=None))}, ["error"], "missing"),
+        (
+            {"optimizer": OptimizerFacts(name="SGD", foreign=3), "parameters": parameters(group=None)},
+            ["error"],
+            "none of this one",
+        ),
+        (
+            {
+                "optimizer": OptimizerFacts(name="SGD", foreign=1, owned=2),
+                "parameters": (*parameters(BLOCKS[:2]), *parameters(BLOCKS[2:], group=None)),
+            },
+            ["error"],
+            "missing",
+        ),
         ({"optimizer": OptimizerFacts(name="SGD", foreign=1, owned=3)}, [], ""),  # a loss with parameters of its own
         ({"parameters": parameters(trainable=False)}, ["error"], "frozen"),
-        ({"parameters": (*parameters(BLOCKS[:2]), *parameters(BLOCKS[2:], group=None))}, ["warning"], "in no optimizer"),
+        (
+            {"parameters": (*parameters(BLOCKS[:2]), *parameters(BLOCKS[2:], group=None))},
+            ["warning"],
+            "in no optimizer",
+        ),
         ({"gradient": np.full((300, 3), np.nan)}, ["error"], "no graph"),
     ],
 )
