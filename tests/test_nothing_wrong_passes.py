@@ -11,6 +11,7 @@ import torch
 import gradguard as gg
 from tests.cases.architectures import SIZES, Trial, planted
 from tests.cases.faulty import FAULTS
+from tests.cases.numpy_models import PAIRS, Pair
 
 SAMPLE = [(kind, size, 1.0) for kind in FAULTS for size in SIZES[:5]]
 LARGE = [("block x1.0005", SIZES[5], 1.0), ("entry zeroed", SIZES[5], 1.0)]
@@ -50,6 +51,14 @@ def test_its_right_twin_is_no_error(row: tuple[str, int, float]) -> None:
             module.fault = None
     report = gg.check_gradients(found.model, found.inputs, **found.options)
     assert not report.errors, str(report)
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=[pair.name for pair in PAIRS])
+@pytest.mark.parametrize("method", ["directional", "entrywise"])
+def test_a_wrong_numpy_gradient_is_an_error_at_its_blocks(pair: Pair, method: str) -> None:
+    checked = pair.make(True)
+    report = gg.check_gradients(checked.f, checked.inputs, method=method, **checked.options)
+    assert {f.block for f in report.errors} == pair.blocks, str(report)
 
 
 def hash_of(row: tuple[str, int, float]) -> int:
