@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from gradguard.adapters.base import Differentiable
 
-__all__ = ["BackwardFacts", "Backwards", "Fault", "Relayable", "TwiceDifferentiable"]
+__all__ = ["BackwardFacts", "Backwards", "Fault", "Relayable", "TwiceDifferentiable", "TwoModed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,4 +69,13 @@ class TwiceDifferentiable(Protocol):
 
     def second_order(self) -> Differentiable | str:
         """The problem whose value is <w, gradient> for a fixed random w; or why there is none."""
+        ...
+
+
+@runtime_checkable
+class TwoModed(Protocol):
+    """A problem in which functions may define forward mode, too."""
+
+    def forward_mode_faults(self) -> tuple[tuple[Fault, ...], int, str]:
+        """The functions whose two modes disagree, how many were compared, and why the others were not."""
         ...

@@ -285,7 +285,7 @@ def _bind(setup: Setup, candidates: list[Candidate], session: Session, *, clone:
         own = copies.get(id(tensor), tensor)
         now = exchange.get(id(own), own)
         given = now.clone() if clone and now.requires_grad else now
-        if now is own and (given is not own or id(own) in before):
+        if now is own:
             handed.append(Handed(names.get(id(tensor), ""), given, own, before.get(id(own), own)))
         return given
 

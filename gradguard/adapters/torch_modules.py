@@ -18,6 +18,7 @@ from gradguard.adapters.precision_base import PrecisionFacts
 from gradguard.adapters.torch_backwards import Handed, backward_facts
 from gradguard.adapters.torch_detach import CutMode, Moment, as_cuts, changed, holding
 from gradguard.adapters.torch_entrywise import Batching, entry_differences
+from gradguard.adapters.torch_forward_mode import forward_mode_faults
 from gradguard.adapters.torch_layouts import layout_faults
 from gradguard.adapters.torch_leaves import differentiable, dtype_name, parameter_places
 from gradguard.adapters.torch_nodes import NodeCall, record_nodes
@@ -257,6 +258,10 @@ class TorchModuleProblem(TorchProblem):
     def second_order(self) -> TorchProblem | str:
         """The gradient as a function of its own; or why there is none."""
         return second_order(self)
+
+    def forward_mode_faults(self) -> tuple[tuple[Fault, ...], int, str]:
+        """The custom functions whose jvp and backward disagree, how many have both, and why others were not compared."""
+        return forward_mode_faults(self)
 
     def precision_facts(self, reference: Any = None) -> PrecisionFacts | str:
         """The native gradient beside the lifted one; or why there is none."""

@@ -18,6 +18,7 @@ MEASUREMENTS: dict[str, str] = {
     "localisation": "localisation:measure",
     "backwards": "backwards:measure",
     "layouts": "layouts:measure",
+    "forward_mode": "forward_mode:measure",
     "second_order": "second_order:measure",
     "precision": "precision:measure",
     "training_run": "training_run:measure",

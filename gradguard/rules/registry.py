@@ -23,6 +23,7 @@ RULES: dict[str, tuple[str, str]] = {
     "GG107": ("layout-dependent-gradient", "layout_dependent_gradient:LayoutDependentGradient"),
     "GG108": ("mutated-input", "mutated_input:MutatedInput"),
     "GG109": ("second-order-mismatch", "second_order_mismatch:SecondOrderMismatch"),
+    "GG110": ("forward-mode-mismatch", "forward_mode_mismatch:ForwardModeMismatch"),
     "GG111": ("precision-loss", "precision_loss:PrecisionLoss"),
     "GG112": ("wrong-gradient-shape", "wrong_gradient_shape:WrongGradientShape"),
     "GG113": ("detached-gradient", "detached_gradient:DetachedGradient"),
