@@ -52,6 +52,7 @@ def gradguard(request: pytest.FixtureRequest) -> Checks:
 def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: Any) -> Any:
     """A scenario in a test module becomes a collector of one test per rule."""
     scenarios = sys.modules.get("gradguard.scenarios")
+    obj = obj.__func__ if type(obj) is staticmethod else obj
     if scenarios is None or type(obj) is not scenarios.ScenarioFunction:
         return None
     from gradguard.integrations.pytest_scenarios import collect_scenario

@@ -34,6 +34,9 @@ class Checks:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
 
+    def __repr__(self) -> str:
+        return "gradguard"
+
     def check_gradients(self, *args: Any, **kwargs: Any) -> Report:
         """:func:`gradguard.check_gradients`, and raise what failed."""
         __tracebackhide__ = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -23,8 +24,14 @@ from gradguard.scenarios import Ignore, Scenario, ScenarioFunction
 __all__ = ["RuleItem", "ScenarioCollector", "collect_scenario", "configured_items"]
 
 
-def collect_scenario(collector: pytest.Collector, name: str, function: ScenarioFunction) -> ScenarioCollector:
+def collect_scenario(collector: pytest.Collector, name: str, function: ScenarioFunction) -> pytest.Collector | pytest.Item:
     """The collector of a scenario's tests: ``tests/test_models.py::tiny_gpt``."""
+    if isinstance(collector, pytest.Class) and not isinstance(inspect.getattr_static(collector.obj, name), staticmethod):
+        error = UsageError(
+            f"scenario {name!r} is a method of {collector.name}, and a scenario has no self",
+            todo="make it a function of the module, or put @staticmethod above @gg.scenario",
+        )
+        return Broken.from_parent(collector, name=name, error=error)
     return ScenarioCollector.from_parent(collector, name=name, function=function)
 
 

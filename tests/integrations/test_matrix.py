@@ -111,6 +111,17 @@ def test_measured_once_under_xdist_with_groups(start: Start, tmp_path: Path) -> 
     assert len(tables["gradients"]) == 6
 
 
+@newest_only
+def test_configured_scenarios_under_xdist(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "zoo.py").write_text(MODELS)
+    (tmp_path / "pyproject.toml").write_text('[tool.gradguard]\nselect = ["GG101"]\nscenarios = ["zoo:wrong", "zoo.py:right"]\n')
+    done = start("del right, wrong, third", "--gradguard", "-n2", "--dist=loadgroup", plugins=("xdist.plugin",))
+    assert done.returncode == 1, done.stdout
+    assert "1 failed, 1 passed" in done.stdout
+    assert "error   GG101 gradient-mismatch  zoo.py:wrong  w" in done.stdout
+    assert built(tmp_path) == ["right", "wrong"]
+
+
 @pytest.mark.parametrize("dist", ["load", "loadfile", "worksteal"])
 def test_without_groups_it_is_as_correct_if_not_shared(start: Start, tmp_path: Path, dist: str) -> None:
     done = start("", FEW, "-n2", f"--dist={dist}", plugins=("xdist.plugin",))

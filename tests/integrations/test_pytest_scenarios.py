@@ -199,6 +199,25 @@ def test_a_scenario_that_raises_says_so_once_and_the_others_go_on(run: Run, body
     assert "auditing.py" not in text
 
 
+def test_scenarios_in_classes_are_static(run: Run) -> None:
+    result = run(
+        """
+class TestModels:
+    @staticmethod
+    @gg.scenario
+    def right():
+        return build(1.0)
+
+    @gg.scenario
+    def method(self):
+        return build(1.0)
+""",
+        FEW,
+    )
+    result.assert_outcomes(passed=3, failed=1)
+    result.stdout.fnmatch_lines(["scenario 'method' is a method of TestModels, and a scenario has no self"])
+
+
 def test_a_module_that_does_not_import_is_pytests_own_error(run: Run, pytester: pytest.Pytester) -> None:
     pytester.makepyfile(test_other="def test_other():\n    pass\n")
     result = run("undefined_name\n", "--continue-on-collection-errors")
