@@ -146,6 +146,11 @@ def test_github_gets_annotations_and_a_summary(capsys: pytest.CaptureFixture[str
             MODELS + "\n@gg.scenario\ndef one():\n    return gg.Scenario(nn.Linear(2, 1), [], lambda m, b: m(b).sum())\n",
             "there are no batches",
         ),
+        (
+            ["models.py"],
+            MODELS + "\n@gg.scenario\ndef one():\n    return gg.Scenario(nn.Linear(2, 1), [torch.ones(3, 2)], lambda m, b: torch.ones(1 << 45).sum())\n",
+            "memory",
+        ),
     ],
 )
 def test_bad_input_exits_with_2_and_says_what_to_do(
@@ -166,6 +171,26 @@ def test_broken_settings_exit_with_2(capsys: pytest.CaptureFixture[str]) -> None
     Path("pyproject.toml").write_text("[tool.gradguard\n")
     assert main(["report", "models.py"]) == 2
     assert "pyproject.toml is not valid TOML" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As root every folder can be written, so the answer is played."""
+    write(MODELS + RIGHT)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert main(["report", "models.py", "--json", "out.json"]) == 2
+    assert "cannot write out.json: permission denied" in capsys.readouterr().err
+
+
+def test_colour_on_a_terminal_unless_it_is_unwanted(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    write(MODELS + WRONG)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    main(["report", "models.py", "--select", "GG101"])
+    assert "\x1b[1;31mGG101 gradient-mismatch\x1b[0m" in capsys.readouterr().out
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("NO_COLOR", "1")
+    main(["report", "models.py", "--select", "GG101"])
+    assert "\x1b" not in capsys.readouterr().out
 
 
 def test_one_scenario_that_raises_does_not_stop_the_others(capsys: pytest.CaptureFixture[str]) -> None:
