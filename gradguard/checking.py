@@ -16,6 +16,7 @@ from gradguard.health import HEALTH, audit_health
 from gradguard.judging import check_ignores, judge
 from gradguard.learning_rate import CODES as RATES
 from gradguard.learning_rate import audit_learning_rate
+from gradguard.progress import Bar
 from gradguard.report import Report, merge
 from gradguard.rules.base import Rule
 from gradguard.rules.limits import build_rules
@@ -46,6 +47,7 @@ def check_gradients(
     loss: Callable[[Any], Any] | None = None,
     grad: Callable[..., Any] | None = None,
     vjp: Callable[..., Any] | None = None,
+    batched: bool | Callable[..., Any] | None = None,
     kwargs: Mapping[str, Any] | None = None,
     wrt: Sequence[str] | str | None = None,
     order: int = 1,
@@ -64,6 +66,8 @@ def check_gradients(
         loss: ``loss(output) -> scalar``; without it a random signed cotangent over all differentiable outputs.
         grad: for NumPy, the gradient under test: ``grad(*inputs)`` of a scalar-valued ``f``.
         vjp: for NumPy, the product under test: ``vjp(cotangent, *inputs)``.
+        batched: for NumPy, True where ``f`` also takes its differentiated inputs with a leading axis, or a function that
+            does: entries are then evaluated together. It is verified before it is believed.
         kwargs: constants passed on to ``f``.
         wrt: globs over block names; without it the parameters and inputs that require a gradient.
         order: 2 also compares the gradient of the gradient (double backward) with differences of the gradient.
@@ -83,14 +87,14 @@ def check_gradients(
     _one_of("method", method, METHODS)
     _one_of("precision", precision, PRECISIONS)
     if not isinstance(seed, int) or isinstance(seed, bool):
-        raise UsageError(f"seed takes an integer, got {seed!r}")
+        raise UsageError(f"seed takes an integer, got {seed!r}", todo="seed=0")
     if order not in (1, 2):
         raise UsageError(f"order={order!r} is unknown", todo="1, or 2 to check the gradient of the gradient, too")
     settings = Settings(seed=seed, order=order, method=method, precision=precision)
     ignores = check_ignores(as_ignores(ignore))
     rules = gradient_rules(select, limits)
-    with _adapt(f, inputs, loss=loss, grad=grad, vjp=vjp, kwargs=kwargs, wrt=wrt, settings=settings) as problem:
-        report = judge(problem, rules, settings, ignores=ignores)
+    with Bar() as bar, _adapt(f, inputs, loss=loss, grad=grad, vjp=vjp, batched=batched, kwargs=kwargs, wrt=wrt, settings=settings) as problem:
+        report = judge(problem, rules, replace(settings, progress=bar), ignores=ignores)
         report.rows["runs"] = [run_row(seed=seed, dtype=problem.path)]
     return report
 
@@ -115,11 +119,12 @@ def is_torch(f: Any, inputs: Any) -> bool:
 
 
 def _adapt(
-    f: Any, inputs: Any, *, loss: Any, grad: Any, vjp: Any, kwargs: Any, wrt: Any, settings: Settings
+    f: Any, inputs: Any, *, loss: Any, grad: Any, vjp: Any, batched: Any, kwargs: Any, wrt: Any, settings: Settings
 ) -> AbstractContextManager[Differentiable]:
     if is_torch(f, inputs):
         if grad is not None or vjp is not None:
-            raise UsageError("grad= and vjp= are for NumPy functions; in torch, autograd's gradient is the one under test")
+            raise UsageError("grad= and vjp= are for NumPy functions; in torch, autograd's gradient is the one under test",
+                             todo="leave them out, or pass NumPy arrays as inputs")
         from gradguard.adapters.torch_adapt import adapt_torch
 
         return adapt_torch(f, inputs, loss=loss, kwargs=kwargs, wrt=wrt, precision=settings.precision, seed=settings.seed)
@@ -131,7 +136,7 @@ def _adapt(
         raise UsageError("loss= is for torch; a NumPy function with grad= returns the loss itself", todo="compose them in f")
     from gradguard.adapters.numpy_function import adapt_numpy
 
-    return nullcontext(adapt_numpy(f, inputs, grad=grad, vjp=vjp, kwargs=kwargs, wrt=wrt, seed=settings.seed))
+    return nullcontext(adapt_numpy(f, inputs, grad=grad, vjp=vjp, kwargs=kwargs, wrt=wrt, seed=settings.seed, batched=batched))
 
 
 def audit(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gradguard.blocks import Block, Tangent
 
 __all__ = [
+    "Analytic",
     "BlockFacts",
     "Comparable",
     "Counts",
@@ -175,6 +176,15 @@ class Differentiable(Problem, Protocol):
 
 
 @runtime_checkable
+class Analytic(Protocol):
+    """A function that may compute in complex numbers, so that a complex step gives its slope without cancellation."""
+
+    def complex_slopes(self, tangents: Sequence[Tangent]) -> NDArray[np.float64] | None:
+        """Im phi(x + i h u) / h, shape (K,); None where the function does not allow it."""
+        ...
+
+
+@runtime_checkable
 class Comparable(Protocol):
     """Gradients that can be compared with what common mistakes would have made of the right one."""
 
@@ -188,6 +198,10 @@ class Comparable(Protocol):
 
     def slice_shares(self, block: int, tangent: Tangent, axis: int, index: int) -> NDArray[np.float64]:
         """<g_j, u_index> for every slice j of the block's gradient along an axis, shape (extent,)."""
+        ...
+
+    def repeated_indices(self) -> frozenset[int]:
+        """The values that the integer inputs hold more than once."""
         ...
 
 

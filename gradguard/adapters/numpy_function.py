@@ -260,6 +260,11 @@ class NumpyProblem:
         flat = np.moveaxis(g, axis, 0).reshape(g.shape[axis], -1)
         return np.asarray(flat @ np.take(u, index, axis).reshape(-1), dtype=np.float64)
 
+    def repeated_indices(self) -> frozenset[int]:
+        """The values that the integer inputs hold more than once."""
+        integers = [np.asarray(leaf.value) for leaf in self.call.original]
+        return frozenset(k for values in integers if values.dtype.kind in "iu" for k in _repeated(values))
+
     def complex_slopes(self, tangents: Sequence[Tangent]) -> NDArray[np.float64] | None:
         """Im phi(x + i h u) / h with h = 1e-30, shape (K,): free of cancellation; None where it does not hold.
 
@@ -285,9 +290,9 @@ class NumpyProblem:
         noise = 8 * np.finfo(np.float64).eps * self.scale_of_value() / half
         return bool(abs((4 * fine - coarse) / 3 - slope) <= abs(fine - coarse) + noise)
 
-    def backward_facts(self) -> BackwardFacts:
+    def backward_facts(self, *, writes_only: bool = False) -> BackwardFacts:
         """What ``f`` and the backward write into, and whether ``vjp`` is linear and blind to layout."""
-        return numpy_backward_facts(self)
+        return numpy_backward_facts(self, writes_only=writes_only)
 
     def layout_faults(self) -> tuple[tuple[Fault, ...], str]:
         """What changes when every input comes in another memory order; and what could not be tried."""
@@ -368,6 +373,11 @@ def _direction(x: Any, seed: int, block: int, scale: float, relative: bool) -> N
         if rms > 0:
             u = u * np.clip(np.abs(np.asarray(x)) / rms, 1e-3, 1.0)
     return u
+
+
+def _repeated(values: NDArray[Any]) -> list[int]:
+    found, counts = np.unique(values, return_counts=True)
+    return [int(k) for k in found[counts > 1][:1000]]
 
 
 def _components(g: NDArray[Any]) -> NDArray[np.float64]:

@@ -137,6 +137,7 @@ class TorchModuleProblem(TorchProblem):
             path=self.path, where=f"custom function {node.facts.name} alone", counts=self.counts,
             share=self._share_of_node(index), habits=self.habits,
         )
+        alone.integers = _integers(node.args)
         try:
             alone.first_pass()
         except Exception:  # a function that only works within the whole: no verdict of its own
@@ -212,6 +213,7 @@ class TorchModuleProblem(TorchProblem):
             where=f"module {path or 'root'} ({type(module).__name__}) alone", counts=self.counts,
             share=self._share_of(module), modules=[(path, module)], habits=self.habits,
         )
+        alone.integers = _integers((args, kwargs))
         alone.children = {p: m for p, m in self.children.items() if p == path or p.startswith(f"{path}." if path else "")}
         try:
             alone.first_pass()
@@ -247,9 +249,9 @@ class TorchModuleProblem(TorchProblem):
 
     # -- Backwards ------------------------------------------------------------------------------------------------
 
-    def backward_facts(self) -> BackwardFacts:
+    def backward_facts(self, *, writes_only: bool = False) -> BackwardFacts:
         """Experiments on the backward of one pass: linear, blind to layout, and does it write where it must not?"""
-        return backward_facts(self)
+        return backward_facts(self, writes_only=writes_only)
 
     def layout_faults(self) -> tuple[tuple[Fault, ...], str]:
         """What changes when every input comes in another memory order; and what could not be tried."""
@@ -306,6 +308,12 @@ class TorchModuleProblem(TorchProblem):
         )
         other._offset = self._offset
         yield other
+
+
+def _integers(tree: Any) -> list[torch.Tensor]:
+    """The integer tensors in a container."""
+    values = [value for _, value in flatten(tree, "")]
+    return [v for v in values if isinstance(v, torch.Tensor) and v.dtype in (torch.int32, torch.int64)]
 
 
 def _own(tree: Any) -> Any:

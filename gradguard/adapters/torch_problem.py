@@ -85,6 +85,8 @@ class TorchProblem:
         self.habits = habits or Habits(session.lift, session.lift)
         self.known_habits = habits is not None
         self.names: list[str] = []
+        self.integers: list[torch.Tensor] = []
+        """The integer inputs: indices, labels."""
         self.frozen: dict[int, list[int]] = {}
         self.exchange: dict[int, torch.Tensor] = {}
         self.failure: Fault | None = None
@@ -192,7 +194,14 @@ class TorchProblem:
         del outputs, result
         if not self.known_habits:
             self.session.learn(self.habits)
-        self._base = [t.clone() for t in self._plain_outputs()]  # an output may share a leaf's memory
+        try:
+            first = self._plain_outputs()
+        except RuntimeError as error:
+            if isinstance(error, UsageError) or "require" not in str(error):
+                raise
+            self.grad_mode = True  # it registers hooks on its activations: it only runs with a graph
+            first = self._plain_outputs()
+        self._base = [t.clone() for t in first]  # an output may share a leaf's memory
         self.tape_difference = self._difference(taped, self._base)
         if self.tape_difference > 0:
             self.grad_mode = True
@@ -246,7 +255,8 @@ class TorchProblem:
         self.counts.backwards += self.share
         if not pairs or not any(leaf.requires_grad for leaf in self.leaves):
             return [None] * len(self.leaves), [""] * len(self.leaves)
-        heads, cotangents = [o for o, _ in pairs], [v.to(o.dtype) for o, v in pairs]
+        # A copy: a backward that writes into its cotangent must not change ours.
+        heads, cotangents = [o for o, _ in pairs], [v.to(o.dtype, copy=True) for o, v in pairs]
         wanted = [leaf for leaf in self.leaves if leaf.requires_grad]
         try:
             with self.habits.mode(backward=True):
@@ -426,6 +436,14 @@ class TorchProblem:
             found["transposed"] = g.reshape(*g.shape[:-2], g.shape[-1], g.shape[-2]).transpose(-1, -2)
         return {name: float((other * u).sum()) for name, other in found.items()}
 
+    def repeated_indices(self) -> frozenset[int]:
+        """The values that the integer inputs hold more than once."""
+        found: set[int] = set()
+        for tensor in self.integers:
+            values, counts = torch.unique(tensor, return_counts=True)
+            found.update(int(k) for k in values[counts > 1][:1000])
+        return frozenset(found)
+
     def slice_shares(self, block: int, tangent: Tangent, axis: int, index: int) -> NDArray[np.float64]:
         """<g_j, u_index> for every slice j along an axis, shape (extent,): which stands where ``index`` should?"""
         g, u = self._ensure()[block], self._direction(tangent)[block]
@@ -492,7 +510,8 @@ class TorchProblem:
         result = []
         for i, gradient in enumerate(self._ensure()):
             if gradient is None:
-                result.append(BlockFacts(gradient_norm=0.0, value_rms=self._rms[i], missing=True, zero=True))
+                came = self._shapes[i]
+                result.append(BlockFacts(gradient_norm=0.0, value_rms=self._rms[i], missing=True, zero=True, wrong_shape=came))
                 continue
             values = real_view(gradient)
             norm = float(torch.linalg.vector_norm(values.double() if values.numel() <= CHUNK else values))

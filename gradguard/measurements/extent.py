@@ -114,8 +114,12 @@ def find_extent(problem: Differentiable, block: int, seed: int) -> Extent:
                 box[axis] = search.bounds(axis, others)
                 others = (*others, Window(axis=axis, start=box[axis][0], stop=box[axis][1]))
     inside = prod(stop - start for start, stop in box)
+    if not pattern and shape and inside == prod(shape):
+        pattern, likely = _sliced_pattern(search) or _permuted_pattern(search) or ("", "")
+    pattern, likely = (pattern, likely) if pattern else _repeated_pattern(search, box)
     rng = np.random.default_rng(seed)
     wrong, seen, worst = 0, 0, None
+    ratios: list[float] = []
     for _ in range(min(SAMPLES, inside)):
         position = tuple(int(rng.integers(start, stop)) for start, stop in box)
         flat = int(np.ravel_multi_index(position, shape)) if shape else 0
@@ -123,6 +127,7 @@ def find_extent(problem: Differentiable, block: int, seed: int) -> Extent:
         seen += 1
         if not abs(analytical - numerical) <= search.shooter.limit * bar:
             wrong += 1
+            ratios.append(analytical / numerical if numerical else float("nan"))
             if worst is None or abs(analytical - numerical) > abs(worst[1] - worst[2]):
                 worst = (flat, analytical, numerical, bar)
     scattered: list[int] = []
@@ -132,7 +137,7 @@ def find_extent(problem: Differentiable, block: int, seed: int) -> Extent:
             worst = (flat, *search.single(flat))
     text, count = _text(shape, box, wrong, seen, scattered)
     if not pattern:
-        pattern, likely = _part_pattern(search, shape, box, count, worst)
+        pattern, likely = _part_pattern(shape, box, count, worst, ratios)
     if worst is None:
         return Extent(text=text, shape=shape, pattern=pattern, likely=likely, count=count)
     name = entry_name(search.block.name, shape, worst[0])
@@ -165,7 +170,7 @@ def _whole_pattern(search: _Search) -> tuple[str, str]:
     for name, times in by_name.items():
         if times == len(shots):
             return name, f"backward returns the gradient with its {name}" if name != "transposed" else "a transpose is missing, or one too many"
-    return _sliced_pattern(search) or _permuted_pattern(search) or ("", "")
+    return "", ""
 
 
 def _output_extents(search: _Search) -> dict[int, str]:
@@ -232,6 +237,18 @@ def _permuted_pattern(search: _Search) -> tuple[str, str] | None:
     return None
 
 
+def _repeated_pattern(search: _Search, box: list[tuple[int, int]]) -> tuple[str, str]:
+    """Are the wrong slices along the first axis just those whose index the inputs repeat?"""
+    shape = search.block.shape
+    repeated = search.problem.repeated_indices() if isinstance(search.problem, Comparable) else frozenset()
+    rows = [k for k in sorted(repeated) if shape and k < shape[0]][:4]
+    others = [k for k in range(*box[0]) if k not in repeated][:4] if rows else []
+    if rows and all(search.wrong((Window(axis=0, start=k, stop=k + 1),)) for k in rows):
+        if not any(search.wrong((Window(axis=0, start=k, stop=k + 1),)) for k in others):
+            return "only where an index repeats", "backward overwrites at a repeated index where it should add (index_add, scatter_add)"
+    return "", ""
+
+
 def _scattered(search: _Search, box: list[tuple[int, int]]) -> list[int]:
     """A few wrong entries inside a box of right ones, by halving along each axis."""
     shape = search.block.shape
@@ -278,17 +295,19 @@ def _text(
 
 
 def _part_pattern(
-    search: _Search, shape: tuple[int, ...], box: list[tuple[int, int]], count: int | None, worst: tuple[int, float, float, float] | None
+    shape: tuple[int, ...], box: list[tuple[int, int]], count: int | None, worst: tuple[int, float, float, float] | None,
+    ratios: list[float],
 ) -> tuple[str, str]:
     """What a part that is wrong is usually called."""
     kind = ""
     if worst is not None:
         _, analytical, numerical, bar = worst
+        same = bool(ratios) and bool(np.ptp(ratios) <= 1e-4 * abs(ratios[0]))
         if abs(analytical) <= bar and abs(numerical) > 20 * bar:
             kind = "zero where it is not"
         elif abs(analytical + numerical) <= 20 * bar + 1e-6 * abs(numerical):
             kind = "sign flipped"
-        elif numerical:
+        elif numerical and same and (len(ratios) > 1 or count == 1):
             kind = f"analytical = {analytical / numerical:.4g} x numerical"
     if count == 1 or prod(b - a for a, b in box) == 1:
         return (f"a single entry, {kind}" if kind else "a single entry"), "an off-by-one in an index, or a special case of one position"

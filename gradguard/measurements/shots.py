@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import hypot, log2
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradguard.adapters.base import BlockFacts, Differentiable
+from gradguard.adapters.base import Analytic, BlockFacts, Differentiable
 from gradguard.blocks import Tangent
 from gradguard.differences.ladder import DOUBLE, SINGLE, Ladder, Slope, measure_slope
 from gradguard.differences.noise import Noise
@@ -24,6 +24,8 @@ FINE_SINGLE = Ladder(
     name="confirmation in float32", exponents=(-14, -13, -12, -11, -10, -9, -8, -7, -6, -5, -4, -3), lower=(-18, -17, -16, -15),
     noise_exponent=-10, epsilon=2.0**-23,
 )
+COMPLEX_TRUST = 1e-3
+"""A complex step is believed to this share of the error bar that verified it."""
 PRECISE = 1e-9
 """The resolution at which a walk up the ladder stops."""
 ROUNDING = 16.0
@@ -72,6 +74,7 @@ class Shooter:
         self.limit = 20.0 if self.double else 10.0
         self.noise: Noise | None = None
         self.natural = natural_scales(self.facts)
+        self.analytic = True
         self._seed = seed * 1000
         self._value_scale = problem.scale_of_value()
 
@@ -96,9 +99,21 @@ class Shooter:
         )
         if known is None:
             self.noise = Noise(sigma=slope.sigma, measured=True)
+        slope = self._sharpened(tangent, slope, float(norms.sum()))
         floor = ROUNDING * self.ladder.epsilon * float(norms.sum()) + np.finfo(np.float64).tiny
         bar = hypot(slope.error_bar, floor) if np.isfinite(slope.error_bar) else float("inf")
         return Shot(tangent=tangent, slope=slope, shares=shares, norms=norms, error_bar=bar)
+
+    def _sharpened(self, tangent: Tangent, slope: Slope, size: float) -> Slope:
+        """The slope by a complex step, where the function allows one: verified by the differences, free of cancellation."""
+        if not self.analytic or not isinstance(self.problem, Analytic) or slope.reason or slope.kink:
+            return slope
+        found = self.problem.complex_slopes([tangent])
+        self.analytic = found is not None
+        if found is None or not abs(found[0] - slope.value) <= self.limit * slope.error_bar:
+            return slope
+        bar = max(64 * self.ladder.epsilon * size, COMPLEX_TRUST * slope.error_bar)
+        return replace(slope, value=float(found[0]), error_bar=min(bar, slope.error_bar))
 
     def shoot_like(self, tangent: Tangent, like: Slope) -> Shot:
         """Measure along a tangent from a little below the step that served another one; all steps where that fails."""
