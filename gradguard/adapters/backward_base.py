@@ -49,8 +49,11 @@ class BackwardFacts:
 class Backwards(Protocol):
     """A problem whose backward can be run again with other cotangents and in other layouts."""
 
-    def backward_facts(self) -> BackwardFacts:
-        """Experiments on one forward pass' graph: the cotangent scaled, negated, added to, expanded and transposed."""
+    def backward_facts(self, *, writes_only: bool = False) -> BackwardFacts:
+        """Experiments on one forward pass' graph: the cotangent scaled, negated, added to, expanded and transposed.
+
+        ``writes_only``: no experiments, only what forward (in NumPy also the backward) writes into.
+        """
         ...
 
 

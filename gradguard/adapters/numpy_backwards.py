@@ -24,9 +24,11 @@ NOISE = 1e3
 FAR = 2.0**30
 
 
-def numpy_backward_facts(problem: NumpyProblem) -> BackwardFacts:
+def numpy_backward_facts(problem: NumpyProblem, *, writes_only: bool = False) -> BackwardFacts:
     """Writes of ``f`` and of the backward; with ``vjp``, five more calls with other cotangents."""
     faults = [*_writes(problem, problem.call.f, "f"), *_writes(problem, problem.backward, problem.what)]
+    if writes_only:
+        return BackwardFacts(faults=tuple(faults), skipped={})
     if problem.what == "grad":
         reason = "grad= takes no cotangent; vjp= does"
         return BackwardFacts(faults=tuple(faults), skipped={"linearity": reason, "layout": reason})

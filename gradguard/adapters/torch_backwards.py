@@ -82,7 +82,8 @@ class Again:
         self.problem.counts.backwards += self.problem.share
         self.state.restore()
         with self.problem.habits.mode(backward=True):
-            found = torch.autograd.grad(self.heads, self.wanted, list(cotangents), allow_unused=True, retain_graph=True)
+            own = [own_memory(v) for v in cotangents]
+            found = torch.autograd.grad(self.heads, self.wanted, own, allow_unused=True, retain_graph=True)
         return tensors_of(found)
 
     def redrawn(self, cotangents: Sequence[Any]) -> list[torch.Tensor | None]:
@@ -94,7 +95,15 @@ class Again:
         return tensors_of(found)
 
 
-def backward_facts(problem: TorchModuleProblem) -> BackwardFacts:
+def own_memory(v: torch.Tensor) -> torch.Tensor:
+    """A copy with the same strides, for a backward that writes; an expanded one refuses to be written into."""
+    expanded = any(stride == 0 and extent > 1 for stride, extent in zip(v.stride(), v.shape, strict=True))
+    if expanded or v.layout != torch.strided:
+        return v
+    return torch.empty_strided(v.shape, v.stride(), dtype=v.dtype, device=v.device).copy_(v)
+
+
+def backward_facts(problem: TorchModuleProblem, *, writes_only: bool = False) -> BackwardFacts:
     """What the backward of this problem does besides returning a gradient."""
     if problem.failure is not None:
         reason = problem.failure.detail
@@ -102,7 +111,10 @@ def backward_facts(problem: TorchModuleProblem) -> BackwardFacts:
     try:
         again = Again(problem)
         written = list(_writes(problem))
-        facts = _facts(problem, again) if again.usable else BackwardFacts(skipped={"linearity": "nothing has a graph"})
+        if writes_only:
+            facts = BackwardFacts(skipped={})
+        else:
+            facts = _facts(problem, again) if again.usable else BackwardFacts(skipped={"linearity": "nothing has a graph"})
     finally:
         problem.session.moved.update(id(leaf) for leaf in problem.leaves)
         problem._place(None, 0.0)

@@ -258,6 +258,7 @@ class TorchProblem:
         # A copy: a backward that writes into its cotangent must not change ours.
         heads, cotangents = [o for o, _ in pairs], [v.to(o.dtype, copy=True) for o, v in pairs]
         wanted = [leaf for leaf in self.leaves if leaf.requires_grad]
+        found: tuple[torch.Tensor | None, ...]
         try:
             with self.habits.mode(backward=True):
                 found = torch.autograd.grad(heads, wanted, cotangents, allow_unused=True)
@@ -372,11 +373,9 @@ class TorchProblem:
                         elsewhere.add(id(self.leaves[i]))
             if tangent is not None and t != 0.0:
                 active = [i for i, u in enumerate(direction) if u is not None]
-                floats = [i for i in active if direction[i].dtype != torch.int8]  # type: ignore[union-attr]  # not None: active
+                floats = [(i, u) for i, u in enumerate(direction) if u is not None and u.dtype != torch.int8]
                 if floats:
-                    torch._foreach_add_(
-                        [real_view(self.leaves[i].data) for i in floats], [direction[i] for i in floats], alpha=t
-                    )
+                    torch._foreach_add_([real_view(self.leaves[i].data) for i, _ in floats], [u for _, u in floats], alpha=t)
                 for i in active:
                     u = direction[i]
                     if u is not None and u.dtype == torch.int8:
@@ -612,7 +611,7 @@ class TorchProblem:
             return 0.0
         values = real_view(tensor.detach())
         norm = float(torch.linalg.vector_norm(values.float() if values.element_size() < 4 else values))
-        return norm / float(values.numel()) ** 0.5
+        return float(norm / values.numel() ** 0.5)
 
 
 def _finite(tensor: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from gradguard.adapters.backward_base import BackwardFacts, Backwards
@@ -37,6 +37,7 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
     if not isinstance(problem, Backwards):
         return Unavailable(wanted="backwards", reason="this problem's backward cannot be run with other cotangents")
     if changes(evidence):
-        return Unavailable(wanted="backwards", reason=CHANGES)
+        facts = problem.backward_facts(writes_only=True)
+        return BackwardPasses(facts=replace(facts, skipped={"linearity": CHANGES, "layout": CHANGES}), reason=CHANGES)
     facts = problem.backward_facts()
     return BackwardPasses(facts=facts, path=", ".join(facts.tried), reason="; ".join(dict.fromkeys(facts.skipped.values())))
