@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from gradguard.health import check_training as check_training
     from gradguard.learning_rate import check_learning_rate as check_learning_rate
     from gradguard.learning_rate import check_width_scaling as check_width_scaling
+    from gradguard.learning_rate import range_test as range_test
     from gradguard.report import Report as Report
     from gradguard.scenarios import SGD as SGD
     from gradguard.scenarios import Ignore as Ignore
@@ -37,6 +38,7 @@ _EXPORTS = {
     "check_learning_rate": "gradguard.learning_rate",
     "check_training": "gradguard.health",
     "check_width_scaling": "gradguard.learning_rate",
+    "range_test": "gradguard.learning_rate",
     "scenario": "gradguard.scenarios",
     "watch": "gradguard.watching",
 }

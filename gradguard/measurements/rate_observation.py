@@ -16,7 +16,9 @@ from gradguard.finding import Table
 from gradguard.measurements.base import Evidence, Measurement, Unavailable, the
 from gradguard.measurements.rate_verdict import RateLimits, RateRun, verdict
 
-__all__ = ["LongerRun", "RateObservation", "measure", "measure_longer", "observed"]
+__all__ = [
+    "LongerRun", "RateObservation", "losses_before", "measure", "measure_longer", "observed", "worth_of",
+]
 
 RUNS = 10
 """At most this many short runs."""
@@ -111,7 +113,7 @@ def measure_longer(problem: Problem, settings: Settings, evidence: Evidence, abo
     found: RateObservation | None = the(evidence, RateObservation)
     if found is None or not isinstance(problem, RateProblem):
         return Unavailable(wanted=LongerRun.name, reason="no short run to make longer")
-    before = dict(enumerate(_before(problem, settings)))
+    before = dict(enumerate(losses_before(problem, settings)))
     return LongerRun(run=observed(problem, 1.0, LONGER * found.steps, settings.seed, 0, before))
 
 
@@ -122,7 +124,7 @@ def observed(
     batches = list(range(problem.training.batch_count))
     if order:
         batches = [int(i) for i in np.random.default_rng([seed, order]).permutation(len(batches))]
-    trace = problem.run(steps, rate_scale=factor, seed=seed + order, batches=batches, same_batch=True)
+    trace = problem.run(steps, rate_scale=factor, seed=seed + order, batches=batches, same_batch=factor == 1.0)
     return as_run(trace, factor, next(r for r in problem.training.optimizer.lrs if r > 0) * factor, seed + order, before)
 
 
@@ -142,9 +144,16 @@ def as_run(trace: Trace, factor: float, lr: float, seed: int, before: Mapping[in
     )
 
 
-def _before(problem: RateProblem, settings: Settings) -> tuple[float, ...]:
+def losses_before(problem: RateProblem, settings: Settings) -> tuple[float, ...]:
     """Every batch's loss before training, shape (batches,)."""
     return problem.run(0, seed=settings.seed, compare=problem.training.batch_count).loss_start
+
+
+def worth_of(problem: RateProblem, settings: Settings, before: Mapping[int, float]) -> float:
+    """What the weights are worth: the loss of a few batches with all of them at zero, against the loss as it is."""
+    chosen = list(range(min(4, problem.training.batch_count)))
+    null = problem.null_losses(chosen, seed=settings.seed)
+    return abs(float(np.mean([before[i] - n for i, n in zip(chosen, null, strict=True)]))) if null else math.nan
 
 
 class _Search:
@@ -152,11 +161,9 @@ class _Search:
 
     def __init__(self, problem: RateProblem, settings: Settings) -> None:
         self.problem, self.settings = problem, settings
-        losses = _before(problem, settings)
+        losses = losses_before(problem, settings)
         self.before = dict(enumerate(losses))
-        chosen = range(min(4, problem.training.batch_count))
-        null = problem.null_losses(list(chosen), seed=settings.seed)
-        self.worth = abs(float(np.mean([losses[i] - n for i, n in zip(chosen, null, strict=False)]))) if null else math.nan
+        self.worth = worth_of(problem, settings, self.before)
         peak = problem.plan.peak[1]
         self.steps = settings.steps if peak < settings.steps // 2 else min(peak + settings.steps // 2, LONGER * settings.steps)
         self.runs: dict[tuple[float, int], RateRun] = {}

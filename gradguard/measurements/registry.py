@@ -34,6 +34,7 @@ MEASUREMENTS: dict[str, str] = {
     "curvature": "curvature:measure",
     "rate_table": "rate_table:measure",
     "initial_loss": "initial_loss:measure",
+    "range_test": "range_test:measure",
     "overfit": "overfit:measure",
     "width_scale": "width_scale:measure",
 }

@@ -1,0 +1,64 @@
+"""The range test: restarts, so that neither the order of rates nor one bad batch changes what a rate shows."""
+
+from __future__ import annotations
+
+import pytest
+
+import gradguard as gg
+from gradguard.measurements.range_test import RangeTest
+from gradguard.measurements.rate_verdict import RateRun
+from gradguard.rendering.rates import render_rates
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("sklearn")
+
+from gradguard.learning_rate import range_test  # noqa: E402  (tests of it need torch)
+from tests.learning_rate.programs import likelihood, two_layers  # noqa: E402
+
+
+def test_digits() -> None:
+    torch.manual_seed(0)
+    scenario = two_layers(0.01)
+    batches = list(scenario.batches)[:20]
+    found = range_test(scenario.model, batches, loss=scenario.loss, optimizer=scenario.optimizer)
+    points = found.points
+    assert len(points) == 13
+    assert all(p.runs == 3 for p in points)
+    assert points[0].holds == 3
+    assert points[-1].holds == 0
+    assert found.suggestion is not None
+    assert 0.03 < found.suggestion.lr < 2.0
+    assert len(found.tables()["rates"]) == 39
+
+
+def test_negative_losses_do_not_trick_it() -> None:
+    torch.manual_seed(0)
+    scenario = likelihood()
+    found = range_test(scenario.model, scenario.batches, loss=scenario.loss, optimizer=scenario.optimizer)
+    assert found.suggestion is not None
+    assert 3e-3 < found.suggestion.lr < 1.0
+
+
+def typed() -> RangeTest:
+    runs = []
+    for seed in range(2):
+        for lr, end in ((0.01, 2.0), (0.1, 1.0), (1.0, 0.95), (10.0, 90.0)):
+            losses = tuple(2.3 + (end - 2.3) * step / 9 for step in range(10)) + (end,) * 10
+            runs.append(RateRun(factor=lr, lr=lr, seed=seed, losses=losses, before=(2.3,) * 20))
+    return RangeTest(runs=tuple(runs), worth=0.0)
+
+
+def test_picture() -> None:
+    assert render_rates(typed()).splitlines() == [
+        "       lr       gain  0                                       1.35",
+        "     0.01        0.3  ##########                              ",
+        "      0.1        1.3  #######################################   <- suggested",
+        "        1       1.35  ########################################",
+        "       10          -                                            diverges in 2 of 2",
+    ]
+
+
+def test_rate_of_zero() -> None:
+    scenario = two_layers(0.0)
+    with pytest.raises(gg.UsageError, match="every learning rate is 0: there is nothing to scale"):
+        range_test(scenario.model, scenario.batches, loss=scenario.loss, optimizer=scenario.optimizer)
