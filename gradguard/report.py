@@ -204,7 +204,7 @@ def frame(name: str, rows: Table) -> pd.DataFrame:
         unknown = set(row) - set(columns)
         if unknown:
             raise KeyError(f"table {name!r} has no column {', '.join(sorted(unknown))}")
-    data = {column: pd.array([row.get(column) for row in rows], dtype=dtype) for column, dtype in columns.items()}
+    data = {column: pd.Series([row.get(column) for row in rows], dtype=dtype) for column, dtype in columns.items()}
     table = pd.DataFrame(data, columns=list(columns))
     table.attrs["schema_version"] = SCHEMA_VERSION
     return table

@@ -161,6 +161,6 @@ def scenario(function: Any = None, /, *, name: str | None = None) -> Any:
     def mark(decorated: Any) -> ScenarioFunction:
         if not callable(decorated):
             raise UsageError(f"@gg.scenario decorates a function that returns a gg.Scenario, got {type(decorated).__name__}")
-        return ScenarioFunction(decorated, name or getattr(decorated, "__name__", "scenario"))
+        return ScenarioFunction(decorated, name or str(getattr(decorated, "__name__", "scenario")))
 
     return mark if function is None else mark(function)

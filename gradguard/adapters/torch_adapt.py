@@ -16,7 +16,6 @@ from gradguard.adapters.torch_leaves import (
     capture,
     differentiable,
     dtype_name,
-    graph_leaves,
     own_copy,
     parameter_places,
 )
@@ -219,7 +218,7 @@ def _open(setup: Setup, *, lift: bool, scalar: bool, reason: str = "") -> Genera
             problem = _problem(setup, candidates, session, bound, scalar=scalar, reason=reason)
             try:
                 missing = _first_pass(setup, problem, bound)
-            except _NeedsClone:
+            except _NeedsCloneError:
                 bound = _bind(setup, candidates, session, clone=True)
                 problem = _problem(setup, candidates, session, bound, scalar=scalar, reason=reason)
                 missing = _first_pass(setup, problem, bound)
@@ -230,7 +229,7 @@ def _open(setup: Setup, *, lift: bool, scalar: bool, reason: str = "") -> Genera
     raise UsageError("the function uses other tensors in every call", where=setup.where, todo="keep its parameters between calls")
 
 
-class _NeedsClone(Exception):
+class _NeedsCloneError(Exception):
     """The function writes into an input that requires a gradient."""
 
 
@@ -337,7 +336,7 @@ def _first_pass(setup: Setup, problem: TorchModuleProblem, bound: Bound) -> list
         raise
     except Exception as error:
         if "a leaf Variable that requires grad" in str(error):
-            raise _NeedsClone from None
+            raise _NeedsCloneError from None
         raise _user_error(error, setup.where) from error
     known = {id(t) for t in problem.leaves} | {id(t) for t in bound.leaves.values()}
     excluded = set() if setup.wrt is None else {id(c.tensor) for c in _parameters(setup)} | {id(c.tensor) for c in setup.extra}

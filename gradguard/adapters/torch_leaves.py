@@ -158,7 +158,7 @@ def _reachable(value: Any) -> Iterator[tuple[str, Any]]:
             yield from ((leaf.name, leaf.value) for leaf in flatten(value))
     elif hasattr(value, "__dict__") and not isinstance(value, type) and type(value).__module__.partition(".")[0] not in _PLAIN:
         yield from vars(value).items()
-        call = getattr(type(value), "__call__", None)
+        call = type(value).__dict__.get("__call__")
         if isinstance(call, FunctionType):
             yield "", call
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["LiftMode", "LiftingFailed", "lifted_dtype"]
+__all__ = ["LiftMode", "lifted_dtype"]
 
 LIFT: dict[torch.dtype, torch.dtype] = {
     torch.float16: torch.float64,
@@ -21,10 +21,6 @@ LIFT: dict[torch.dtype, torch.dtype] = {
     torch.complex32: torch.complex128,
     torch.complex64: torch.complex128,
 }
-
-
-class LiftingFailed(RuntimeError):
-    """An operator refuses float64, or writes into a low-precision tensor that cannot be exchanged."""
 
 
 def lifted_dtype(dtype: torch.dtype) -> torch.dtype:

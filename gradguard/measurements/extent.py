@@ -243,16 +243,21 @@ def _repeated_pattern(search: _Search, box: list[tuple[int, int]]) -> tuple[str,
     repeated = search.problem.repeated_indices() if isinstance(search.problem, Comparable) else frozenset()
     rows = [k for k in sorted(repeated) if shape and k < shape[0]][:4]
     others = [k for k in range(*box[0]) if k not in repeated][:4] if rows else []
-    if rows and all(search.wrong((Window(axis=0, start=k, stop=k + 1),)) for k in rows):
-        if not any(search.wrong((Window(axis=0, start=k, stop=k + 1),)) for k in others):
-            return "only where an index repeats", "backward overwrites at a repeated index where it should add (index_add, scatter_add)"
+
+    def wrong(k: int) -> bool:
+        return search.wrong((Window(axis=0, start=k, stop=k + 1),))
+
+    if rows and all(map(wrong, rows)) and not any(map(wrong, others)):
+        likely = "backward overwrites at a repeated index where it should add (index_add, scatter_add)"
+        return "only where an index repeats", likely
     return "", ""
 
 
 def _scattered(search: _Search, box: list[tuple[int, int]]) -> list[int]:
     """A few wrong entries inside a box of right ones, by halving along each axis."""
     shape = search.block.shape
-    todo, found, budget = [tuple(box)], [], 64
+    todo, budget = [tuple(box)], 64
+    found: list[int] = []
     while todo and len(found) < FEW and budget > 0:
         part = todo.pop()
         sizes = [stop - start for start, stop in part]
@@ -326,7 +331,10 @@ def _part_pattern(
 
 def name_ratio(ratio: float, extents: dict[int, str]) -> str:
     """What a constant ratio usually means."""
-    near = lambda value: abs(ratio - value) <= 1e-4 * abs(value)  # noqa: E731  # a name for one comparison, used below
+
+    def near(value: float) -> bool:
+        return abs(ratio - value) <= 1e-4 * abs(value)
+
     for extent, name in extents.items():
         if extent > 1 and near(float(extent)):
             return f"{name} is {extent}: a sum where a mean was taken in forward, or a division left out"
