@@ -210,8 +210,9 @@ def compare(problem: Differentiable, settings: Settings, *, quick: bool = False)
     if silent:
         state.add(shooter.shoot(shooter.tangent(silent)))
     if state.failed and quick:
-        for i in state.failed[0].tangent.blocks:
-            state.alone[i] = _result(state, i, state.failed[0], "fail", "together", 0.0)
+        shot = next((s for s in state.failed if not _constants_only(s)), state.failed[0])
+        for i in shot.tangent.blocks:
+            state.alone[i] = _result(state, i, shot, "pass" if _constants_only(shot) else "fail", "together", 0.0)
     elif state.failed:
         _one_by_one(state)
     elif isinstance(problem, Modular):
