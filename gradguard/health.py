@@ -37,9 +37,7 @@ def health_rules(
     return [rule_class(code)(**dict((limits or {}).get(code, {}))) for code in codes]
 
 
-def audit_health(
-    scenario: Scenario, settings: Settings, rules: Sequence[Rule], name: str, ignores: Sequence[Ignore]
-) -> Report:
+def audit_health(scenario: Scenario, settings: Settings, rules: Sequence[Rule], name: str, ignores: Sequence[Ignore]) -> Report:
     """The health rules on a scenario: looks at its passes, and a short training run on a copy.
 
     Raises:
@@ -119,9 +117,7 @@ def check_training(
     ignores = check_ignores(as_ignores(ignore))
     chosen = set(select_rules(select))
     reports = [audit_health(scenario, settings, health_rules(select, limits), "", ignores)]
-    rates = [
-        rule_class(code)(**dict((limits or {}).get(code, {}))) for code in RATES if code in RULES and code in chosen
-    ]
+    rates = [rule_class(code)(**dict((limits or {}).get(code, {}))) for code in RATES if code in RULES and code in chosen]
     if rates:
         reports.append(audit_learning_rate(scenario, settings, rates, "", ignores))
     merged = merge(reports)

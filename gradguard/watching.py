@@ -81,16 +81,11 @@ class Watch:
         rules = health_rules(self._select, self._limits)
         loops = LOOP_RULES if seen.recorded else ()
         rules += [
-            rule_class(code)(**dict((self._limits or {}).get(code, {})))
-            for code in loops
-            if code in RULES and code in chosen
+            rule_class(code)(**dict((self._limits or {}).get(code, {}))) for code in loops if code in RULES and code in chosen
         ]
         report = judge(seen, rules, Settings(steps=max(1, seen.steps)), ignores=self._ignores, evidence=evidence)
         silent = [] if seen.recorded else [c for c in LOOP_RULES if c in RULES and c in chosen]
-        checks = [
-            Check(scenario="", code=c, rule=RULES[c][0], status="skipped", reason="no loss was recorded")
-            for c in silent
-        ]
+        checks = [Check(scenario="", code=c, rule=RULES[c][0], status="skipped", reason="no loss was recorded") for c in silent]
         report = Report(report.findings, (*report.checks, *checks), report.rows)
         report.rows["runs"] = [run_row(seed=0)]
         return report

@@ -121,8 +121,7 @@ def summary(results: list[Result]) -> str:
             miss.update(sorted(r.case.expected)[:1])
     lines.append(f"{'rule':8}{'right':>7}{'missed':>8}{'beside':>8}{'false':>7}")
     lines += [
-        f"{code:8}{hit[code]:7}{miss[code]:8}{also[code]:8}{false[code]:7}"
-        for code in sorted({*hit, *miss, *false, *also})
+        f"{code:8}{hit[code]:7}{miss[code]:8}{also[code]:8}{false[code]:7}" for code in sorted({*hit, *miss, *false, *also})
     ]
     return "\n".join(lines)
 

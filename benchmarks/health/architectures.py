@@ -91,9 +91,7 @@ def gptneox() -> Any:
 
     return language(
         GPTNeoXForCausalLM(
-            GPTNeoXConfig(
-                vocab_size=V, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4
-            )
+            GPTNeoXConfig(vocab_size=V, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4)
         )
     )
 
@@ -139,9 +137,7 @@ def bert_classifier() -> Any:
     from transformers import BertConfig, BertForSequenceClassification
 
     model = BertForSequenceClassification(
-        BertConfig(
-            vocab_size=V, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, num_labels=3
-        )
+        BertConfig(vocab_size=V, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, num_labels=3)
     )
     return model, lambda: {"input_ids": tokens(), "labels": torch.randint(0, 3, (N,))}, lambda m, b: m(**b).loss
 
@@ -225,9 +221,7 @@ def swin() -> Any:
 
     return classified(
         SwinForImageClassification(
-            SwinConfig(
-                image_size=32, patch_size=2, embed_dim=16, depths=[1, 2], num_heads=[2, 4], window_size=4, num_labels=3
-            )
+            SwinConfig(image_size=32, patch_size=2, embed_dim=16, depths=[1, 2], num_heads=[2, 4], window_size=4, num_labels=3)
         )
     )
 
@@ -237,9 +231,7 @@ def resnet() -> Any:
 
     return classified(
         ResNetForImageClassification(
-            ResNetConfig(
-                embedding_size=8, hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 2, 1], layer_type="basic", num_labels=3
-            )
+            ResNetConfig(embedding_size=8, hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 2, 1], layer_type="basic", num_labels=3)
         ),
         64,
     )

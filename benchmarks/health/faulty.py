@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+from torch.nn import functional
 
 from benchmarks.health.programs import (
     Case,
@@ -31,10 +31,10 @@ FAULTY: list[Case] = []
 
 
 def case(
-    id: str, title: str, *codes: str, watched: Any = None, module: str = ""
+    label: str, title: str, *codes: str, watched: Any = None, module: str = ""
 ) -> Callable[[Callable[[int], Program]], Any]:
     def add(build: Callable[[int], Program]) -> Callable[[int], Program]:
-        FAULTY.append(Case(id, title, seeded(build), frozenset(codes), watched, module))
+        FAULTY.append(Case(label, title, seeded(build), frozenset(codes), watched, module))
         return build
 
     return add
@@ -80,7 +80,7 @@ def relu_bce(seed: int) -> Program:
     y = (x[:, :1] + x[:, 1:2] > 0).float()
     model = normal(mlp(11, 12, 12, 1, last=nn.ReLU), 0.05)
     return Program(
-        model, loader(x, y, 32, seed), lambda m, b: F.binary_cross_entropy(m(b[0]).clamp(0, 1), b[1]), adam(model)
+        model, loader(x, y, 32, seed), lambda m, b: functional.binary_cross_entropy(m(b[0]).clamp(0, 1), b[1]), adam(model)
     )
 
 
@@ -96,7 +96,7 @@ def range_(seed: int) -> Program:
 def rate3(seed: int) -> Program:
     x, y = digits()
     model = normal(nn.Sequential(nn.Linear(64, 30), nn.Linear(30, 10)), 1.0)
-    return Program(model, loader(x, F.one_hot(y, 10).float(), 64, seed), mse, sgd(model, 3.0))
+    return Program(model, loader(x, functional.one_hot(y, 10).float(), 64, seed), mse, sgd(model, 3.0))
 
 
 @case("F13", "sigmoid classifier with a tiny rate and few epochs", "GG403", "GG406")
@@ -129,7 +129,7 @@ def log_zero(seed: int) -> Program:
         model[2].weight.mul_(2000)
 
     def loss(m: Any, b: Any) -> torch.Tensor:
-        return -(F.one_hot(b[1], 10) * torch.log(F.softmax(m(b[0]), 1))).sum()
+        return -(functional.one_hot(b[1], 10) * torch.log(functional.softmax(m(b[0]), 1))).sum()
 
     return Program(model, xy(seed), loss, adam(model, 0.05))
 
@@ -145,7 +145,7 @@ def linear(seed: int) -> Program:
 @case("F23", "softmax regression with a summed loss and rate 1", "GG404", "GG401", "GG402")
 def summed(seed: int) -> Program:
     model = nn.Linear(64, 10)
-    return Program(model, xy(seed), lambda m, b: F.cross_entropy(m(b[0]), b[1], reduction="sum"), sgd(model, 1.0))
+    return Program(model, xy(seed), lambda m, b: functional.cross_entropy(m(b[0]), b[1], reduction="sum"), sgd(model, 1.0))
 
 
 @case("F25", "quadratic fit just beyond 2/lambda", "GG401", "GG402")
@@ -186,9 +186,7 @@ def broadcast(seed: int) -> Program:
 @case("F35", "an L2 penalty of 10 in the loss", "GG406", "GG204")
 def penalty(seed: int) -> Program:
     model = mlp(64, 64, 10)
-    return Program(
-        model, xy(seed), lambda m, b: ce(m, b) + 10 * sum((p**2).sum() for p in m.parameters()), sgd(model, 0.01)
-    )
+    return Program(model, xy(seed), lambda m, b: ce(m, b) + 10 * sum((p**2).sum() for p in m.parameters()), sgd(model, 0.01))
 
 
 @case("F37", "34 narrow ReLU layers", "GG201", "GG301")
@@ -256,7 +254,7 @@ class Cut(nn.Module):
         self.head = nn.Linear(64, 10)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(F.relu(self.trunk(x)).detach())
+        return self.head(functional.relu(self.trunk(x)).detach())
 
 
 @case("F47", "detach between trunk and head", "GG303")
@@ -309,7 +307,7 @@ class Normed(nn.Module):
         self.fc1, self.bn, self.fc2 = nn.Linear(64, 64), nn.BatchNorm1d(64), nn.Linear(64, 10)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fc2(F.relu(self.bn(self.fc1(x))))
+        return self.fc2(functional.relu(self.bn(self.fc1(x))))
 
 
 @case("F55", "the optimizer holds only what is frozen", "GG303")
@@ -339,7 +337,7 @@ def misaligned(seed: int) -> Program:
     return Program(
         model,
         loader(x, y[order], 64, seed),
-        lambda m, b: F.cross_entropy(m(b[0]), b[1][torch.randperm(len(b[1]))]),
+        lambda m, b: functional.cross_entropy(m(b[0]), b[1][torch.randperm(len(b[1]))]),
         adam(model, 3e-3),
     )
 
@@ -347,7 +345,7 @@ def misaligned(seed: int) -> Program:
 @case("FX3", "softmax over the batch axis", "GG501")
 def axis(seed: int) -> Program:
     model = mlp(64, 64, 10)
-    return Program(model, xy(seed), lambda m, b: F.nll_loss(F.log_softmax(m(b[0]), 0), b[1]), sgd(model, 0.1))
+    return Program(model, xy(seed), lambda m, b: functional.nll_loss(functional.log_softmax(m(b[0]), 0), b[1]), sgd(model, 0.1))
 
 
 @case("FX4", "constant initialisation", "GG206")
@@ -378,7 +376,7 @@ class Codebook(nn.Module):
         z = self.enc(x)
         index = torch.cdist(z, self.codes.weight).argmin(dim=1)
         q = self.codes(index)
-        gap = F.mse_loss(q, z.detach()) + 0.25 * F.mse_loss(z, q.detach())
+        gap = functional.mse_loss(q, z.detach()) + 0.25 * functional.mse_loss(z, q.detach())
         return self.dec(z + (q - z).detach()), gap
 
 
@@ -388,7 +386,7 @@ def codebook(seed: int) -> Program:
 
     def loss(m: Any, b: Any) -> torch.Tensor:
         out, gap = m(b[0])
-        return F.mse_loss(out, b[0]) + gap
+        return functional.mse_loss(out, b[0]) + gap
 
     return Program(model, xy(seed), loss, adam(model))
 
@@ -412,7 +410,7 @@ def half(seed: int) -> Program:
 def double_sigmoid(seed: int) -> Program:
     x, y = digits()
     model = mlp(64, 32, 10, last=nn.Sigmoid)
-    return Program(model, loader(x, F.one_hot(y, 10).float(), 64, seed), bce, adam(model))
+    return Program(model, loader(x, functional.one_hot(y, 10).float(), 64, seed), bce, adam(model))
 
 
 @case("FX9", "NaN born in a module: the root of a difference that is 0", "GG203", "GG302")

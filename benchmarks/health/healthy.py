@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+from torch.nn import functional
 
 from benchmarks.health.faulty import Attention, Normed, adam, sgd
 from benchmarks.health.programs import Case, Program, ce, digits, he, linears, loader, mlp, mse, normal, seeded, xy
@@ -18,9 +18,9 @@ __all__ = ["HEALTHY"]
 HEALTHY: list[Case] = []
 
 
-def case(id: str, title: str, *, watched: Any = None) -> Callable[[Callable[[int], Program]], Any]:
+def case(label: str, title: str, *, watched: Any = None) -> Callable[[Callable[[int], Program]], Any]:
     def add(build: Callable[[int], Program]) -> Callable[[int], Program]:
-        HEALTHY.append(Case(id, title, seeded(build), watched=watched))
+        HEALTHY.append(Case(label, title, seeded(build), watched=watched))
         return build
 
     return add
@@ -54,8 +54,8 @@ class Conv(nn.Module):
         self.head = nn.Linear(32 * 16, 10)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = F.relu(self.b1(self.c1(x.reshape(-1, 1, 8, 8))))
-        x = F.max_pool2d(F.relu(self.b2(self.c2(x))), 2)
+        x = functional.relu(self.b1(self.c1(x.reshape(-1, 1, 8, 8))))
+        x = functional.max_pool2d(functional.relu(self.b2(self.c2(x))), 2)
         return self.head(x.flatten(1))
 
 
@@ -78,7 +78,7 @@ class Block(nn.Module):
             nn.init.zeros_(self.b2.weight)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.relu(x + self.b2(self.l2(F.relu(self.b1(self.l1(x))))))
+        return functional.relu(x + self.b2(self.l2(functional.relu(self.b1(self.l1(x))))))
 
 
 @case("H05", "residual blocks whose last gamma is 0")
@@ -111,7 +111,7 @@ def rare(seed: int) -> Program:
     return Program(
         model,
         loader(x, successor[x], 32, seed),
-        lambda m, b: F.cross_entropy(m(b[0]).flatten(0, 1), b[1].flatten()),
+        lambda m, b: functional.cross_entropy(m(b[0]).flatten(0, 1), b[1].flatten()),
         adam(model, 1e-2),
     )
 
@@ -180,7 +180,7 @@ class Dropped(nn.Module):
         self.blocks = nn.ModuleList(mlp(64, 64, 64) for _ in range(4))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = F.relu(self.stem(x))
+        x = functional.relu(self.stem(x))
         for block in self.blocks:
             if not self.training or float(torch.rand(())) < 0.5:
                 x = x + block(x)
@@ -207,7 +207,7 @@ def converged(seed: int) -> Program:
     optimizer = sgd(model, 0.1)
     for _ in range(600):
         optimizer.zero_grad()
-        F.mse_loss(model(x), y).backward()
+        functional.mse_loss(model(x), y).backward()
         optimizer.step()
     optimizer.zero_grad()
     return Program(model, loader(x, y, 64, seed), mse, optimizer)
@@ -250,7 +250,7 @@ class PreAct(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.stem(x)
         for block in self.blocks:
-            x = x + block(F.relu(x)) / math.sqrt(self.depth)
+            x = x + block(functional.relu(x)) / math.sqrt(self.depth)
         return self.head(x)
 
 
@@ -289,7 +289,9 @@ def gpt(seed: int) -> Program:
 @case("H31", "label smoothing of 0.3")
 def smoothing(seed: int) -> Program:
     model = mlp(64, 64, 10)
-    return Program(model, xy(seed), lambda m, b: F.cross_entropy(m(b[0]), b[1], label_smoothing=0.3), adam(model, 3e-3))
+    return Program(
+        model, xy(seed), lambda m, b: functional.cross_entropy(m(b[0]), b[1], label_smoothing=0.3), adam(model, 3e-3)
+    )
 
 
 class TwoHeads(nn.Module):
@@ -298,7 +300,7 @@ class TwoHeads(nn.Module):
         self.trunk, self.a, self.b, self.step = mlp(64, 64, 64), nn.Linear(64, 10), nn.Linear(64, 2), 0
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        h = F.relu(self.trunk(x))
+        h = functional.relu(self.trunk(x))
         self.step += 1
         return self.a(h), self.b(h) if self.step % 3 == 0 else None
 
@@ -309,8 +311,8 @@ def heads(seed: int) -> Program:
 
     def loss(m: Any, b: Any) -> torch.Tensor:
         a, second = m(b[0])
-        total = F.cross_entropy(a, b[1])
-        return total if second is None else total + F.cross_entropy(second, b[1] % 2)
+        total = functional.cross_entropy(a, b[1])
+        return total if second is None else total + functional.cross_entropy(second, b[1] % 2)
 
     return Program(model, xy(seed), loss, adam(model))
 
@@ -373,7 +375,7 @@ def recommender(seed: int) -> Program:
     order = torch.randperm(len(x))
     batches = [(x[i], y[i], ids[i]) for i in order.split(64)]
     model = Recommender()
-    return Program(model, batches, lambda m, b: F.cross_entropy(m(b), b[1]), adam(model, 3e-3))
+    return Program(model, batches, lambda m, b: functional.cross_entropy(m(b), b[1]), adam(model, 3e-3))
 
 
 # also healthy, not in the table
@@ -415,7 +417,7 @@ def tied(seed: int) -> Program:
     return Program(
         model,
         loader(x, order[x], 32, seed),
-        lambda m, b: F.cross_entropy(m(b[0]).flatten(0, 1), b[1].flatten()),
+        lambda m, b: functional.cross_entropy(m(b[0]).flatten(0, 1), b[1].flatten()),
         adam(model, 1e-2),
     )
 
@@ -454,8 +456,8 @@ def triplet(seed: int) -> Program:
     model = mlp(64, 64, 16)
 
     def loss(m: Any, b: Any) -> torch.Tensor:
-        h = F.normalize(m(b[0]), dim=1)
-        return F.relu((h - h.roll(1, 0)).square().sum(1) - (h - h.roll(2, 0)).square().sum(1) + 0.1).mean()
+        h = functional.normalize(m(b[0]), dim=1)
+        return functional.relu((h - h.roll(1, 0)).square().sum(1) - (h - h.roll(2, 0)).square().sum(1) + 0.1).mean()
 
     return Program(model, xy(seed), loss, adam(model), {"objective": "metric"})
 
@@ -502,7 +504,7 @@ class Learned(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(F.gelu(self.embed(x.reshape(-1, 8, 8)) + self.positions[:8]).mean(1))
+        return self.head(functional.gelu(self.embed(x.reshape(-1, 8, 8)) + self.positions[:8]).mean(1))
 
 
 @case("HX9", "learned positions most of which are never used")
@@ -529,7 +531,7 @@ class Pooler(nn.Module):
 @case("HX10", "a pooler that this loss does not use, and a head that is never called")
 def pooler(seed: int) -> Program:
     model = Pooler()
-    return Program(model, xy(seed), lambda m, b: F.cross_entropy(m(b[0])["logits"], b[1]), adam(model))
+    return Program(model, xy(seed), lambda m, b: functional.cross_entropy(m(b[0])["logits"], b[1]), adam(model))
 
 
 class Teacher(nn.Module):
@@ -544,7 +546,7 @@ class Teacher(nn.Module):
         noisy = x + 0.1 * torch.randn_like(x)
         with torch.no_grad():
             aim = self.teacher(x)
-        return F.mse_loss(self.predictor(self.online(noisy)), aim.detach())
+        return functional.mse_loss(self.predictor(self.online(noisy)), aim.detach())
 
 
 @case("HX11", "a target network")
@@ -586,7 +588,7 @@ class Gated(nn.Module):
         x = self.stem(x)
         for h, t in zip(self.h, self.t, strict=True):
             gate = torch.sigmoid(t(x))
-            x = gate * F.relu(h(x)) + (1 - gate) * x
+            x = gate * functional.relu(h(x)) + (1 - gate) * x
         return self.head(x)
 
 
@@ -646,9 +648,9 @@ def contrastive(seed: int) -> Program:
     model = mlp(64, 64, 16)
 
     def loss(m: Any, b: Any) -> torch.Tensor:
-        a = F.normalize(m(b[0] + 0.1 * torch.randn_like(b[0])), dim=1)
-        c = F.normalize(m(b[0] + 0.1 * torch.randn_like(b[0])), dim=1)
-        return F.cross_entropy(a @ c.T / 0.1, torch.arange(len(a)))
+        a = functional.normalize(m(b[0] + 0.1 * torch.randn_like(b[0])), dim=1)
+        c = functional.normalize(m(b[0] + 0.1 * torch.randn_like(b[0])), dim=1)
+        return functional.cross_entropy(a @ c.T / 0.1, torch.arange(len(a)))
 
     return Program(model, xy(seed), loss, adam(model))
 
@@ -671,7 +673,7 @@ def evaluated(seed: int) -> Program:
 @case("HX23", "tiny weights and a normalisation")
 def tiny(seed: int) -> Program:
     parts: list[nn.Module] = []
-    for i in range(4):
+    for _ in range(4):
         parts += [nn.Linear(64, 64), nn.LayerNorm(64), nn.ReLU()]
     model = normal(nn.Sequential(*parts, nn.Linear(64, 10)), 1e-3)
     return Program(model, xy(seed), ce, adam(model))

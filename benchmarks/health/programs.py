@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -9,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
+from torch.nn import functional
 
 __all__ = ["Case", "Program", "bce", "ce", "digits", "linears", "loader", "mlp", "mse", "xy"]
 
@@ -79,23 +80,21 @@ def xy(seed: int, size: int = 64) -> list[Any]:
 
 
 def ce(model: Any, batch: Any) -> torch.Tensor:
-    return F.cross_entropy(model(batch[0]), batch[1])
+    return functional.cross_entropy(model(batch[0]), batch[1])
 
 
 def mse(model: Any, batch: Any) -> torch.Tensor:
-    return F.mse_loss(model(batch[0]), batch[1])
+    return functional.mse_loss(model(batch[0]), batch[1])
 
 
 def bce(model: Any, batch: Any) -> torch.Tensor:
-    return F.binary_cross_entropy_with_logits(model(batch[0]), batch[1])
+    return functional.binary_cross_entropy_with_logits(model(batch[0]), batch[1])
 
 
-def mlp(
-    *widths: int, act: Callable[[], nn.Module] = nn.ReLU, last: Callable[[], nn.Module] | None = None
-) -> nn.Sequential:
+def mlp(*widths: int, act: Callable[[], nn.Module] = nn.ReLU, last: Callable[[], nn.Module] | None = None) -> nn.Sequential:
     """Linear layers with an activation between them."""
     layers: list[nn.Module] = []
-    for i, (a, b) in enumerate(zip(widths, widths[1:], strict=False)):
+    for i, (a, b) in enumerate(itertools.pairwise(widths)):
         layers.append(nn.Linear(a, b))
         if i < len(widths) - 2:
             layers.append(act())

@@ -205,11 +205,7 @@ def output_facts(made: list[Array], labels: list[Array]) -> OutputFacts | None:
         shares = np.unique(y, return_counts=True)[1] / len(y)
         probable = bool(p.min() >= 0 and np.allclose(p.sum(axis=1), 1, atol=1e-3))
         shifted = p - p.max(axis=1, keepdims=True)
-        log_p = (
-            np.log(np.clip(p, 1e-12, None))
-            if probable
-            else shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-        )
+        log_p = np.log(np.clip(p, 1e-12, None)) if probable else shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
         each = -log_p[np.arange(len(p)), y[:, 0].astype(int)]
         facts |= {
             "kind": "cross_entropy",

@@ -134,9 +134,7 @@ class NumpySession:
 def norms(arrays: Sequence[NDArray[np.floating[Any]] | None]) -> NDArray[np.float64]:
     """The 2-norm of each array, shape (P,); NaN for None, infinite where an entry is not finite."""
     with np.errstate(all="ignore"):
-        found = [
-            math.nan if a is None else float(np.linalg.norm(np.asarray(a, dtype=np.float64).ravel())) for a in arrays
-        ]
+        found = [math.nan if a is None else float(np.linalg.norm(np.asarray(a, dtype=np.float64).ravel())) for a in arrays]
     return np.array(
         [math.inf if a is not None and math.isnan(n) else n for a, n in zip(arrays, found, strict=True)],
         dtype=np.float64,
@@ -156,9 +154,7 @@ class NumpyTraining:
         self.sessions: dict[str, NumpySession] = {}
         named = [(n, v) for n, v in flatten(scenario.model).items() if is_float(v)]
         if not named:
-            raise UsageError(
-                "the model has no parameters", where="model", todo="give a (nested) dict of floating-point arrays"
-            )
+            raise UsageError("the model has no parameters", where="model", todo="give a (nested) dict of floating-point arrays")
         if scenario.grad is None:
             raise UsageError(
                 "a NumPy model needs its gradient",
@@ -211,7 +207,8 @@ class NumpyTraining:
             first = [p.copy() for p in session.params]
             facts: list[StepFacts] = []
             rows: list[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]] = []
-            stopped, middle = "", ()
+            stopped = ""
+            middle: tuple[float, ...] = ()
             for step in range(steps):
                 if step == steps // 2 and step:
                     middle = tuple(session.loss(self.batches[i], i) for i in compared)
@@ -242,9 +239,7 @@ class NumpyTraining:
                         grad_norm=float(np.sqrt(np.nansum(gradient**2))),
                         lr=(session.lr,),
                         nonfinite=nonfinite,
-                        update_ratio=float(np.median(update[positive] / weight[positive]))
-                        if positive.any()
-                        else math.nan,
+                        update_ratio=float(np.median(update[positive] / weight[positive])) if positive.any() else math.nan,
                     )
                 )
                 if stopped:

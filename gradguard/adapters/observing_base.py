@@ -131,8 +131,9 @@ class OutputFacts:
     """Predictions and labels over all samples seen.
 
     ``spread`` is the largest feature's standard deviation over samples divided by the mean magnitude. ``data_loss`` is the
-    loss of the predictions without regularisers, ``prior`` that of guessing the labels' distribution, ``kind`` which
-    (cross_entropy, bce, mse). ``above_one``, ``below_zero``, ``below_minus_one`` are shares of labels. ``dead_columns`` counts outputs that are exactly 0 for every sample.
+    loss of the predictions without regularisers, ``prior`` that of guessing the labels' distribution, ``kind`` which of
+    cross_entropy, bce, mse and absolute. ``above_one``, ``below_zero`` and ``below_minus_one`` are shares of labels.
+    ``dead_columns`` counts outputs that are exactly 0 for every sample.
     """
 
     samples: int = 0

@@ -124,7 +124,8 @@ def saved(node: Any, name: str) -> Any:
 
 def walk(loss: torch.Tensor, limit: int = 400) -> Iterator[Any]:
     """The nodes between the loss and the first ones with weights, breadth first."""
-    queue, seen = [loss.grad_fn], set()
+    queue: list[Any] = [loss.grad_fn]
+    seen: set[Any] = set()
     while queue and len(seen) < limit:
         node = queue.pop(0)
         if node is None or node in seen:
@@ -136,7 +137,7 @@ def walk(loss: torch.Tensor, limit: int = 400) -> Iterator[Any]:
 
 
 def chain_above(node: Any, limit: int = 30) -> tuple[tuple[str, ...], bool, bool]:
-    """The unary operations above a loss node up to the first that is none, whether a softmax has one unit, or the batch axis."""
+    """The unary operations above a loss node; whether a softmax among them has one unit, or runs over the batch."""
     chain: list[str] = []
     single = batch_axis = False
     after_log = kind_of(node) == "Log"
@@ -186,7 +187,7 @@ def losses_of(loss: torch.Tensor) -> tuple[LossFacts, ...]:
             if name == "nll" and chain and chain[0] == "log_softmax":
                 name = "cross_entropy"
                 chain = chain[1:]
-            above = shape(*[(p, i) for p, i in node.next_functions if p is not None][0]) if parents(node) else None
+            above = shape(*next((p, i) for p, i in node.next_functions if p is not None)) if parents(node) else None
             stretched = next((broadcast_of(p) for p in parents(node) if kind_of(p) == "Expand" and broadcast_of(p)), ())
             stretched = stretched or (broadcast_of(node) if name in ("mse", "absolute") else ())
             found.append(
@@ -196,9 +197,7 @@ def losses_of(loss: torch.Tensor) -> tuple[LossFacts, ...]:
                     single=single,
                     batch_axis=batch_axis,
                     broadcast=stretched,
-                    classes=above[1]
-                    if above is not None and len(above) > 1 and name in ("nll", "cross_entropy")
-                    else None,
+                    classes=above[1] if above is not None and len(above) > 1 and name in ("nll", "cross_entropy") else None,
                 )
             )
         elif kind in ("LogSoftmax", "Log") and not any(f.kind in ("cross_entropy", "nll", "kl") for f in found):

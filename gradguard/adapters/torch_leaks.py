@@ -90,9 +90,7 @@ def leaks_of(session: Session, batch: Any, *, seed: int, sample: bool, future: b
         cut = given.shape[1] // 2
         after = recorder.run(lambda x: replace_future(x, cut))
         rows = slice(None)
-        earlier, own, module = compare(
-            base, after, (rows, slice(0, cut)), (rows, slice(cut, None)), given.shape[1], axis=1
-        )
+        earlier, own, module = compare(base, after, (rows, slice(0, cut)), (rows, slice(cut, None)), given.shape[1], axis=1)
         found.update(future=earlier, future_own=own, module_future=module)
     elif future:
         notes.append("causal: the input has no positions on its second axis")

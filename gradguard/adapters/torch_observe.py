@@ -79,9 +79,7 @@ class TorchHealth(TorchTraining):
                     loss = session.loss(batch, index)
                 value = float(loss.detach())
                 values.append(value)
-                given = (
-                    first_tensor(list(spy.root_input[0]) + list(spy.root_input[1].values())) if spy.root_input else None
-                )
+                given = first_tensor(list(spy.root_input[0]) + list(spy.root_input[1].values())) if spy.root_input else None
                 if given is not None:
                     inputs.append(given.detach())
                 if spy.root_output is not None and spy.root_output.ndim:
@@ -149,7 +147,7 @@ class TorchHealth(TorchTraining):
             for tensor in made:
                 tensor.retain_grad()
         self.counts.backwards += 1
-        loss.backward()
+        torch.autograd.backward(loss)
         flows = []
         for path, made in repeated.items():
             norms = np.array([math.nan if t.grad is None else float(t.grad.detach().double().norm()) for t in made])
@@ -199,9 +197,7 @@ class TorchHealth(TorchTraining):
                 with torch.no_grad():
                     parameter.copy_(kept)
                 pairs = zip(moved, base, strict=True)
-                changes[name] = max(
-                    (abs(m - b) / max(abs(b), 1e-12) for m, b in pairs if math.isfinite(b)), default=0.0
-                )
+                changes[name] = max((abs(m - b) / max(abs(b), 1e-12) for m, b in pairs if math.isfinite(b)), default=0.0)
         return changes
 
     def underflow(self, *, seed: int = 0) -> dict[str, float]:
@@ -227,7 +223,7 @@ def input_facts(inputs: Sequence[torch.Tensor], spy: Spy, session: Session) -> B
     """Scale and range of the model's floating-point input, and the first module that it meets."""
     if not inputs:
         return None
-    owners = {name: module for name, module in session.model.named_modules()}
+    owners = dict(session.model.named_modules())
     first = spy.order[0].rpartition(".")[0] if spy.order else ""
     owner = type(owners.get(first, session.model)).__name__
     flat = [t.float().reshape(t.shape[0], -1) if t.ndim > 1 else t.float().reshape(-1, 1) for t in inputs]

@@ -76,9 +76,7 @@ class Outputs:
         else:
             each = (p - y).double().square() if made.kind == "mse" else (p - y).double().abs()
         self.kind = made.kind.removesuffix("_logits")
-        self.losses.append(
-            each.reshape(each.shape[0], -1).mean(dim=1).cpu().numpy() if each.ndim > 1 else each.cpu().numpy()
-        )
+        self.losses.append(each.reshape(each.shape[0], -1).mean(dim=1).cpu().numpy() if each.ndim > 1 else each.cpu().numpy())
         self.labels.append(rows_of(y))
 
     def add_labels(self, labels: Any) -> None:
@@ -102,11 +100,7 @@ class Outputs:
         y = np.concatenate(same)
         with np.errstate(all="ignore"):
             mean = float(np.mean(np.abs(y)))
-            spread = (
-                float(np.max(np.std(y, axis=0)) / mean)
-                if len(y) > 1 and mean > 0
-                else (0.0 if len(y) > 1 else math.nan)
-            )
+            spread = float(np.max(np.std(y, axis=0)) / mean) if len(y) > 1 and mean > 0 else (0.0 if len(y) > 1 else math.nan)
         labels = self.labels or self.declared_labels
         flat = np.concatenate([label.ravel() for label in labels]) if labels else None
         losses = np.concatenate(self.losses) if self.losses else np.array([])

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from gradguard.adapters.observing_base import AttentionFacts, CodeFacts, LayerUnits, ModuleFacts
@@ -27,23 +27,23 @@ MASKED = -1e8
 """Attention scores below this are masks, not scores."""
 
 ELEMENTWISE: dict[str, Callable[..., torch.Tensor]] = {
-    "relu": F.relu,
-    "relu6": F.relu6,
-    "leaky_relu": F.leaky_relu,
-    "elu": F.elu,
-    "selu": F.selu,
-    "celu": F.celu,
-    "gelu": F.gelu,
-    "silu": F.silu,
-    "mish": F.mish,
-    "softplus": F.softplus,
-    "hardtanh": F.hardtanh,
-    "hardsigmoid": F.hardsigmoid,
-    "hardswish": F.hardswish,
+    "relu": functional.relu,
+    "relu6": functional.relu6,
+    "leaky_relu": functional.leaky_relu,
+    "elu": functional.elu,
+    "selu": functional.selu,
+    "celu": functional.celu,
+    "gelu": functional.gelu,
+    "silu": functional.silu,
+    "mish": functional.mish,
+    "softplus": functional.softplus,
+    "hardtanh": functional.hardtanh,
+    "hardsigmoid": functional.hardsigmoid,
+    "hardswish": functional.hardswish,
     "tanh": torch.tanh,
     "sigmoid": torch.sigmoid,
-    "threshold": F.threshold,
-    "logsigmoid": F.logsigmoid,
+    "threshold": functional.threshold,
+    "logsigmoid": functional.logsigmoid,
 }
 CONTRACTIONS = {"linear", "matmul", "mm", "addmm", "bmm", "baddbmm", "einsum", "__matmul__", "__rmatmul__", "mv"}
 CHANNELS_FIRST = {
@@ -116,7 +116,7 @@ class Spy(TorchFunctionMode):
     """Watches passes of one model; ``installed()`` around them, then the attributes hold what was seen."""
 
     def __init__(self, model: torch.nn.Module, clean: Callable[[str], str], *, keep_outputs: bool = False) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # torch does not type its modes
+        super().__init__()
         self.model = model
         self.paths = {module: clean(name) for name, module in model.named_modules()}
         self.blocks = {id(p): clean(n) for n, p in model.named_parameters()}
@@ -297,12 +297,7 @@ class Spy(TorchFunctionMode):
         result = func(*args, **kwargs)
         if self.stack:
             self._after(plain, args, kwargs, result)
-            if (
-                self.keep_outputs
-                and plain in ELEMENTWISE
-                and isinstance(result, torch.Tensor)
-                and result.grad_fn is not None
-            ):
+            if self.keep_outputs and plain in ELEMENTWISE and isinstance(result, torch.Tensor) and result.grad_fn is not None:
                 seen = self.outputs.setdefault(f"{self.stack[-1]}:{plain}", [])
                 if len(seen) < 512:
                     seen.append(result)
@@ -460,16 +455,14 @@ class Spy(TorchFunctionMode):
         """Ask the same call for its weights, without dropout."""
         options = dict(kwargs) | {"training": False, "need_weights": True, "average_attn_weights": False}
         with torch.no_grad():
-            _, weights = F.multi_head_attention_forward(*args, **options)
+            _, weights = functional.multi_head_attention_forward(*args, **options)
         if weights is not None and weights.ndim == 4 and weights.shape[-1] >= 4:
             self._attention(weights.clamp_min(1e-38).log().masked_fill(weights == 0, -80.0))
 
     def _code(self, name: str, args: Any) -> None:
         tensors = [a for a in args if isinstance(a, torch.Tensor)]
         tensors += [i for a in args if isinstance(a, tuple) for i in a if isinstance(i, torch.Tensor)]
-        index = next(
-            (t for t in tensors if t.dtype == torch.int64 and t.untyped_storage().data_ptr() in self._choices), None
-        )
+        index = next((t for t in tensors if t.dtype == torch.int64 and t.untyped_storage().data_ptr() in self._choices), None)
         if index is None:
             return
         size = self._choices[index.untyped_storage().data_ptr()]
@@ -496,16 +489,14 @@ class Spy(TorchFunctionMode):
             weights = np.array([r[1] for r in same], dtype=np.float64)
             entropy = sum(r[0] * w for r, w in zip(same, weights, strict=True)) / weights.sum()
             result.append(
-                AttentionFacts(
-                    layer=layer, entropy=np.asarray(entropy), rows=int(weights.sum()), keys=max(r[2] for r in same)
-                )
+                AttentionFacts(layer=layer, entropy=np.asarray(entropy), rows=int(weights.sum()), keys=max(r[2] for r in same))
             )
         return tuple(result)
 
     def code_facts(self) -> tuple[CodeFacts, ...]:
         return tuple(
-            CodeFacts(layer=l, kind=k, counts=c, block=self.code_blocks.get((l, k), ""))
-            for (l, k), c in self.codes.items()
+            CodeFacts(layer=layer, kind=kind, counts=counts, block=self.code_blocks.get((layer, kind), ""))
+            for (layer, kind), counts in self.codes.items()
         )
 
 

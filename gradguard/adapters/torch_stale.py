@@ -44,8 +44,9 @@ class StaleWatch:
         handles = []
         for follows in self.followed.values():
             for follow in follows:
-                handles.append(follow.parameter.register_hook(self._before(follow)))
-                handles.append(follow.parameter.register_post_accumulate_grad_hook(self._after(follow)))
+                parameter: Any = follow.parameter
+                handles.append(parameter.register_hook(self._before(follow)))
+                handles.append(parameter.register_post_accumulate_grad_hook(self._after(follow)))
         return handles
 
     def forget(self) -> None:

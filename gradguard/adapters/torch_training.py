@@ -38,7 +38,7 @@ def clean(name: str) -> str:
 def preserved_rng(seed: int | None = None) -> Iterator[None]:
     """Every global random state restored afterwards; seeded inside, where a seed is given."""
     cpu, python, numpy = torch.get_rng_state(), random.getstate(), np.random.get_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
     try:
         if seed is not None:
             torch.manual_seed(seed)
@@ -128,9 +128,7 @@ class Session:
                     setattr(self.optimizer, key, copy.deepcopy(value, memo))
         elif isinstance(optimizer, SGD):
             trainable = [p for p in self.model.parameters() if p.requires_grad]
-            self.optimizer = (
-                torch.optim.SGD(trainable, lr=optimizer.lr, momentum=optimizer.momentum) if trainable else None
-            )
+            self.optimizer = torch.optim.SGD(trainable, lr=optimizer.lr, momentum=optimizer.momentum) if trainable else None
         elif optimizer is not None:
             self.optimizer = optimizer(self.model.parameters())
         for group in self.groups:
@@ -163,9 +161,7 @@ class Session:
                 todo="loss takes a model like yours and one batch; are all batches of the shapes that it expects?",
             ) from error
         if not isinstance(value, torch.Tensor) or value.numel() != 1:
-            shown = (
-                f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
-            )
+            shown = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
             raise UsageError(
                 f"the loss returned {shown}, not a scalar tensor",
                 where=f"loss(model, batch) on batch {index}",
@@ -192,11 +188,11 @@ class Session:
         if not loss.requires_grad or not self.params:
             return
         try:
-            loss.backward(inputs=self.params)
+            torch.autograd.backward(loss, inputs=self.params)
         except RuntimeError as error:
             if "checkpoint" not in str(error).lower():
                 raise
-            loss.backward()  # reentrant checkpointing refuses chosen inputs
+            torch.autograd.backward(loss)  # reentrant checkpointing refuses chosen inputs
 
     def zero_grad(self) -> None:
         """No gradient, in the model and in what else the optimizer holds."""
@@ -218,7 +214,8 @@ class Session:
             return loss.detach()
 
         if isinstance(self.optimizer, torch.optim.LBFGS):
-            self.optimizer.step(closure)
+            optimizer: Any = self.optimizer
+            optimizer.step(closure)
         else:
             self.optimizer.step()
 
@@ -281,7 +278,8 @@ class TorchTraining:
             return
         if not callable(optimizer):
             raise UsageError(
-                f"optimizer takes a torch optimizer or a function that makes one from parameters, got {type(optimizer).__name__}",
+                "optimizer takes a torch optimizer or a function that makes one from parameters, "
+                f"got {type(optimizer).__name__}",
                 todo="optimizer=torch.optim.Adam(model.parameters()), or optimizer=torch.optim.Adam",
             )
 
@@ -380,7 +378,8 @@ class TorchTraining:
         first = [p.detach().clone() for p in session.params]
         facts: list[StepFacts] = []
         rows: list[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]] = []
-        stopped, middle = "", ()
+        stopped = ""
+        middle: tuple[float, ...] = ()
         for step in range(steps):
             if step == steps // 2 and step:
                 middle = self.evaluate(session, compared, seed)

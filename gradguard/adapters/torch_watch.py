@@ -75,7 +75,8 @@ class TorchWatch:
         self.model, self.optimizers, self.objective = model, list(optimizers), objective
         self.every, self.looks_every, self.units = every, looks_every, units
         self.counts = Counts()
-        self.path, self.notes = "the user's loop", ()
+        self.path = "the user's loop"
+        self.notes: tuple[str, ...] = ()
         self.named = [(clean(n), p) for n, p in model.named_parameters() if p.requires_grad]
         self.params = [p for _, p in self.named]
         self.blocks = tuple(Block(name=n, shape=tuple(p.shape), dtype=str(p.dtype)) for n, p in self.named)
@@ -175,9 +176,7 @@ class TorchWatch:
         samples = int(value.shape[0]) if value.ndim else 0
         if spy.first_bad is not None and self.nonfinite is None:
             name, owner, where, before, rows = spy.first_bad
-            self.nonfinite = Nonfinite(
-                module=name, owner=owner, batch=self.forwards - 1, where=where, before=before, rows=rows
-            )
+            self.nonfinite = Nonfinite(module=name, owner=owner, batch=self.forwards - 1, where=where, before=before, rows=rows)
             self.nonfinite_step = self.steps
         self.cut = tuple(dict.fromkeys((*self.cut, *spy.cut)))
         order = tuple(dict.fromkeys((*(self.seen.start.order if self.seen.start else ()), *spy.order)))
@@ -264,7 +263,7 @@ class TorchWatch:
         self.stale.after_step(optimizer)
         if self._before is not None and self.rows:
             with torch.no_grad():
-                difference = torch._foreach_sub(self.params, self._before)
+                difference: Any = torch._foreach_sub(list(self.params), self._before)
             self.rows[-1].update = [n for n in fused(difference) if n is not None]
             self._before = None
         self.steps += 1
@@ -320,14 +319,10 @@ class TorchWatch:
         self._handles = hooks
         given = first_tensor([*args, *kwargs.values()])
         if given is not None and not bool(torch.isfinite(given).all()):
-            self.nonfinite = Nonfinite(
-                module="", owner="", batch=self.forwards - 1, where="input", rows=bad_rows(given)
-            )
+            self.nonfinite = Nonfinite(module="", owner="", batch=self.forwards - 1, where="input", rows=bad_rows(given))
         elif spy.first_bad is not None:
             name, owner, where, before, rows = spy.first_bad
-            self.nonfinite = Nonfinite(
-                module=name, owner=owner, batch=self.forwards - 1, where=where, before=before, rows=rows
-            )
+            self.nonfinite = Nonfinite(module=name, owner=owner, batch=self.forwards - 1, where=where, before=before, rows=rows)
         else:
             self.nonfinite = Nonfinite(
                 module="", owner="", batch=self.forwards - 1, where="loss", before=tuple(spy.module_order[-3:])
@@ -371,12 +366,9 @@ class TorchWatch:
                     batch=row.step,
                     loss=loss,
                     lr=row.lr,
-                    grad_norm=float(np.sqrt(np.sum(columns["gradient"][i][present] ** 2)))
-                    if present.any()
-                    else math.nan,
+                    grad_norm=float(np.sqrt(np.sum(columns["gradient"][i][present] ** 2))) if present.any() else math.nan,
                     update_ratio=float(np.median(good)) if good.size else math.nan,
-                    nonfinite=int(np.isinf(columns["gradient"][i]).sum())
-                    + int(bool(known) and not math.isfinite(loss)),
+                    nonfinite=int(np.isinf(columns["gradient"][i]).sum()) + int(bool(known) and not math.isfinite(loss)),
                 )
             )
         last = next((w for w in columns["weight"][::-1] if np.isfinite(w).any()), np.full(n, math.nan))
@@ -472,7 +464,8 @@ def fused(tensors: Sequence[torch.Tensor | None], scale: torch.Tensor | None = N
             result[i] = value if scale is None else value / scale
     for i, t in dense:
         if result[i] is None:
-            local = t.coalesce().values() if t.is_sparse else t.full_tensor()
+            sharded: Any = t
+            local = t.coalesce().values() if t.is_sparse else sharded.full_tensor()
             result[i] = torch.linalg.vector_norm(local)
     return result
 

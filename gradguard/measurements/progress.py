@@ -105,12 +105,7 @@ def progress(evidence: Evidence) -> Progress:
         and outputs.data_loss > 1.5 * first.prior
     )
     prior, data = (outputs.prior, outputs.data_loss) if outputs is not None else (math.nan, math.nan)
-    known = (
-        outputs is not None
-        and outputs.kind in PRIOR_SHARE
-        and prior > 1e-3 * max(1.0, abs(data))
-        and math.isfinite(data)
-    )
+    known = outputs is not None and outputs.kind in PRIOR_SHARE and prior > 1e-3 * max(1.0, abs(data)) and math.isfinite(data)
     if known:
         assert outputs is not None
         text += f"; guessing the labels' distribution gives {prior:.4g}"
@@ -140,7 +135,7 @@ def progress(evidence: Evidence) -> Progress:
 
 def _pair(
     run: TrainingRun, start: tuple[float, ...], end: tuple[float, ...], losses: tuple[float, ...]
-) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]  # arrays of float64
+) -> tuple[np.ndarray, np.ndarray]:
     if start and end:
         return np.array(start), np.array(end)
     known = np.array([loss for loss in losses if not math.isnan(loss)])
@@ -148,7 +143,7 @@ def _pair(
     return known[:n], known[-n:]
 
 
-def _fall(start: np.ndarray, end: np.ndarray) -> tuple[float, float, float]:  # type: ignore[type-arg]  # arrays of float64
+def _fall(start: np.ndarray, end: np.ndarray) -> tuple[float, float, float]:
     """Mean fall, its standard error, and the scale that it is relative to."""
     if len(start) == len(end):
         each = start - end

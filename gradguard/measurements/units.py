@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gradguard.adapters.base import Problem, Settings
 from gradguard.adapters.observing_base import LayerUnits, Look
@@ -84,7 +85,7 @@ class UnitStates(Measurement):
         }
 
 
-def dead_units(units: LayerUnits) -> np.ndarray:  # type: ignore[type-arg]  # booleans (U,)
+def dead_units(units: LayerUnits) -> NDArray[np.bool_]:
     """Units through which no gradient passes for any sample seen, pruned ones left out."""
     if units.kind in SATURATING:
         return np.zeros(len(units.slope), dtype=bool)

@@ -63,7 +63,8 @@ class AttentionCollapse(Rule):
             requests = requests or not failed
             findings.append(
                 self.finding(
-                    f"{facts.layer or 'attention'}: every head looks at one key only ({'from birth' if born else 'after training'})",
+                    f"{facts.layer or 'attention'}: every head looks at one key only "
+                    f"({'from birth' if born else 'after training'})",
                     severity="error" if failed else "warning",
                     module=facts.layer,
                     observed=top,

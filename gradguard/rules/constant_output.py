@@ -50,9 +50,7 @@ class ConstantOutput(Rule):
         passes = the(evidence, Passes)
         outputs = passes.last.outputs
         if outputs is None:
-            return Outcome(
-                status="skipped", reason="no outputs were seen: declare outputs=, or return a tensor from the model"
-            )
+            return Outcome(status="skipped", reason="no outputs were seen: declare outputs=, or return a tensor from the model")
         if outputs.samples < 8 or not outputs.spread < self.spread:
             return self.outcome([], margin=self.spread / outputs.spread if outputs.spread else None)
         if outputs.label_std == 0:
@@ -64,7 +62,7 @@ class ConstantOutput(Rule):
             observed=outputs.spread,
             limit=self.spread,
             evidence=f"largest standard deviation over samples / mean magnitude = {outputs.spread:.2g}; {consequence.text}",
-            likely="units that are dead or identical, a gradient that does not arrive, or a regulariser that outweighs the data",
+            likely="dead or identical units, a gradient that does not arrive, or a regulariser that outweighs the data",
             hint="look at the other findings first; then lower the weight decay or the penalty in the loss",
         )
         return self.outcome([finding], requests=consequence.requests)

@@ -106,7 +106,8 @@ class DeadUnits(Rule):
             total=state.units,
             pattern=when,
             evidence=(
-                f"no gradient passes for any of {state.samples} values per unit (true rate below {100 * upper:.2g} % with 95 % confidence); "
+                f"no gradient passes for any of {state.samples} values per unit "
+                f"(true rate below {100 * upper:.2g} % with 95 % confidence); "
                 f"{consequence.text}" + self._others(state, layers)
             ),
             likely=(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import ClassVar
@@ -97,7 +98,8 @@ class ExplodingGradient(Rule):
             step=0,
             pattern="at birth",
             evidence=(
-                f"RMS {low.rms:.3g} -> {high.rms:.3g} over {len(chain)} layers, {observed ** (1 / max(1, chain.index(high))):.3g} per layer; "
+                f"RMS {low.rms:.3g} -> {high.rms:.3g} over {len(chain)} layers, "
+                f"{observed ** (1 / max(1, chain.index(high))):.3g} per layer; "
                 f"first loss {passes.start.loss:.3g}; {consequence.text}"
             ),
             likely="weights on too large a scale for their fan-in",
@@ -148,5 +150,5 @@ class ExplodingGradient(Rule):
 
 def first_jump(chain: list[ModuleFacts]) -> ModuleFacts:
     """The module with the largest growth over the one before it."""
-    pairs = list(zip(chain, chain[1:], strict=False))
+    pairs = list(itertools.pairwise(chain))
     return max(pairs, key=lambda pair: pair[1].rms / pair[0].rms)[1]

@@ -51,9 +51,7 @@ class FutureLeak(Rule):
             return Outcome(status="skipped", reason=leaks.reason or "causal is not declared")
         if leaks.future <= self.change:
             if leaks.future_own == 0:
-                return Outcome(
-                    status="inconclusive", reason="changing later positions did not change their own outputs"
-                )
+                return Outcome(status="inconclusive", reason="changing later positions did not change their own outputs")
             return self.outcome([], margin=leaks.future / self.change)
         finding = self.finding(
             f"changing later positions changes the outputs at earlier ones by {leaks.future:.2g} of their largest",

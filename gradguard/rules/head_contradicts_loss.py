@@ -76,11 +76,12 @@ class HeadContradictsLoss(Rule):
             severity, message, likely, hint = wrong
             if severity == "symptom":
                 severity = "error" if consequence.verdict == "fails" or self._dead(passes) else "warning"
+            path = " <- ".join((facts.kind, *facts.chain, "weights"))
             finding = self.finding(
                 message,
                 severity="error" if severity == "error" else "warning",
                 pattern="-".join((facts.kind, *facts.chain)),
-                evidence=f"from the loss towards the last weights: {' <- '.join((facts.kind, *facts.chain, 'weights'))}; {consequence.text}",
+                evidence=f"from the loss towards the last weights: {path}; {consequence.text}",
                 likely=likely,
                 hint=hint,
             )
@@ -119,9 +120,7 @@ class HeadContradictsLoss(Rule):
                 "reshape one of them: pred.squeeze(-1), or y.unsqueeze(-1)",
             )
         if facts.kind == "cross_entropy" and near in ("softmax", "sigmoid", "tanh", "hardsigmoid"):
-            floor = (
-                f"; the loss cannot fall below {cross_entropy_floor(near, facts.classes):.3f}" if facts.classes else ""
-            )
+            floor = f"; the loss cannot fall below {cross_entropy_floor(near, facts.classes):.3f}" if facts.classes else ""
             return (
                 "error",
                 f"{near} before cross-entropy, which applies softmax itself{floor}",
@@ -181,7 +180,8 @@ class HeadContradictsLoss(Rule):
             if math.isfinite(share) and share > self.outside:
                 return (
                     "error",
-                    f"{near} gives {low:g} to {high:g}, {100 * share:.0f} % of the labels lie outside ({outputs.label_low:.3g} to {outputs.label_high:.3g})",
+                    f"{near} gives {low:g} to {high:g}, {100 * share:.0f} % of the labels lie outside "
+                    f"({outputs.label_low:.3g} to {outputs.label_high:.3g})",
                     f"{near} as the last layer of a regression",
                     "a linear output, or labels scaled to that range",
                 )

@@ -55,7 +55,8 @@ class NoBetterThanPrior(Rule):
         consequence = progress(evidence)
         if consequence.worse:
             ascent = self.finding(
-                f"the loss falls while the predictions get worse: {consequence.data_loss:.4g}, guessing gives {consequence.prior:.4g}",
+                f"the loss falls while the predictions get worse: {consequence.data_loss:.4g}, "
+                f"guessing gives {consequence.prior:.4g}",
                 observed=consequence.data_loss,
                 limit=consequence.prior,
                 step=consequence.steps,
@@ -68,9 +69,7 @@ class NoBetterThanPrior(Rule):
         if consequence.verdict == "works":
             return self.outcome([], margin=None)
         if np.isnan(consequence.prior):
-            return Outcome(
-                status="skipped", reason="labels are not known: the loss saves none, and labels= is not declared"
-            )
+            return Outcome(status="skipped", reason="labels are not known: the loss saves none, and labels= is not declared")
         if run.trace.stopped:
             return Outcome(status="skipped", reason=run.trace.stopped)
         if longer is None:
@@ -88,7 +87,8 @@ class NoBetterThanPrior(Rule):
         if not (consequence.plateau and median >= self.movement and consequence.verdict == "fails"):
             return Outcome(status="passed", reason=f"not better than guessing, but still moving: {consequence.text}")
         finding = self.finding(
-            f"no better than guessing: loss {consequence.data_loss:.4g}, guessing the labels' distribution gives {consequence.prior:.4g}",
+            f"no better than guessing: loss {consequence.data_loss:.4g}, "
+            f"guessing the labels' distribution gives {consequence.prior:.4g}",
             observed=consequence.data_loss,
             limit=consequence.prior,
             step=consequence.steps,

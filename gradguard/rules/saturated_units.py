@@ -70,7 +70,7 @@ class SaturatedUnits(Rule):
                     total=state.units,
                     evidence=f"derivative below 1e-7 for 95 % of {state.samples} values per unit; {consequence.text}",
                     likely="inputs or weights on too large a scale, or steps too large",
-                    hint="standardise the inputs, Xavier initialisation, a normalisation before the activation, a lower learning rate",
+                    hint="standardise the inputs, Xavier initialisation, a normalisation before it, a lower learning rate",
                 )
             )
         return self.outcome(findings, margin=worst / self.share, requests=consequence.requests if findings else ())

@@ -23,8 +23,8 @@ class SymmetricUnits(Rule):
 
     What it does:
         Looks for trainable weight matrices that the pass uses and all of whose rows are the same (within 1e-6 of the
-        largest entry): in a hidden layer before any step, elsewhere still after the training run. Matrices of zeros count only where no gradient ever
-        reached them in at least ``steps`` steps: nothing will break their symmetry.
+        largest entry): in a hidden layer before any step, elsewhere still after the training run. Matrices of zeros
+        count only where no gradient ever reached them in at least ``steps`` steps: nothing will break their symmetry.
 
     Why is this bad:
         Identical units get identical gradients and stay identical: the layer is one unit wide for ever.

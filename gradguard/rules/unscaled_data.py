@@ -56,7 +56,8 @@ class UnscaledData(Rule):
         parts = []
         if seen is not None and not seen.normalised and seen.rms > self.inputs:
             parts.append(
-                f"inputs of RMS {seen.rms:.3g} ({seen.low:.3g} to {seen.high:.3g}) go into {seen.first_module or 'the model'} ({seen.first_owner})"
+                f"inputs of RMS {seen.rms:.3g} ({seen.low:.3g} to {seen.high:.3g}) "
+                f"go into {seen.first_module or 'the model'} ({seen.first_owner})"
             )
         observed = seen.rms if parts and seen is not None else math.nan
         if (

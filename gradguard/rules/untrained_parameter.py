@@ -125,7 +125,7 @@ class UntrainedParameter(Rule):
         where = f"module {module} ({facts[0].owner})" if facts[0].owner else f"block {name}"
         if cut:
             message = f"{module}: the loss depends on it, but no gradient reaches it in {len(column)} steps"
-            likely = "detach(), .data, no_grad, .item(), a numpy round trip, or an operation without derivative (argmax, round) after it"
+            likely = "detach(), .data, no_grad, .item(), a numpy round trip, or an operation without derivative after it"
         elif not called:
             message, likely = f"{module}: never called in this loss", "a branch that this loss does not use"
         else:
@@ -146,11 +146,7 @@ class UntrainedParameter(Rule):
             pattern="cut" if cut else "unused",
             evidence=(
                 f"{where}: gradient {'None' if none else 'exactly 0'} at all {len(column)} steps"
-                + (
-                    f"; moving {name} by a tenth changes the loss by {change:.2g} of itself"
-                    if change is not None
-                    else ""
-                )
+                + (f"; moving {name} by a tenth changes the loss by {change:.2g} of itself" if change is not None else "")
                 + ("" if held else "; no optimizer holds it")
             ),
             likely=likely,
@@ -161,9 +157,7 @@ class UntrainedParameter(Rule):
         """What is wrong with the pairing of model and optimizer."""
         held = [p for p in run.parameters if p.group is not None]
         missing = [
-            p
-            for p in run.parameters
-            if p.trainable and p.group is None and p.name not in silent and p.name in run.trace.blocks
+            p for p in run.parameters if p.trainable and p.group is None and p.name not in silent and p.name in run.trace.blocks
         ]
         trainable = [p for p in run.parameters if p.trainable]
         foreign, total = run.optimizer.foreign, run.optimizer.foreign + run.optimizer.owned
@@ -235,9 +229,7 @@ class UntrainedParameter(Rule):
             ]
         return []
 
-    def _wrong(
-        self, message: str, likely: str, hint: str, count: int | None = None, total: int | None = None
-    ) -> Finding:
+    def _wrong(self, message: str, likely: str, hint: str, count: int | None = None, total: int | None = None) -> Finding:
         return self.finding(message, count=count, total=total, likely=likely, hint=hint, pattern="optimizer")
 
 

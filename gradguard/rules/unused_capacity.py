@@ -84,9 +84,7 @@ class UnusedCapacity(Rule):
                     total=size,
                     step=steps,
                     evidence=f"perplexity {perplexity:.3g} over {int(total)} choices after {steps} steps",
-                    likely="a collapsed codebook"
-                    if facts.kind == "codes"
-                    else "a router that sends everything to one expert",
+                    likely="a collapsed codebook" if facts.kind == "codes" else "a router that sends everything to one expert",
                     hint="restart dead codes, initialise from data"
                     if facts.kind == "codes"
                     else "a load-balancing loss, or noise in the router",

@@ -62,9 +62,7 @@ class VanishingGradient(Rule):
         consequence = progress(evidence)
         severity = "error" if consequence.verdict == "fails" else "info"
         findings: list[Finding] = []
-        layers = [
-            f for f in flow.layers if math.isfinite(f.late) and f.weight > 0 and not (f.start == 0 and f.late == 0)
-        ]
+        layers = [f for f in flow.layers if math.isfinite(f.late) and f.weight > 0 and not (f.start == 0 and f.late == 0)]
         worst, margin = self._worst(layers), None
         if worst is not None:
             low, high, observed = worst
@@ -105,7 +103,8 @@ class VanishingGradient(Rule):
             step=flow.steps,
             pattern="depth",
             evidence=(
-                f"||g|| ||w|| is {low.late:.2g} at depth {low.depth} and {high.late:.2g} at depth {high.depth} of {len(flow.layers)}; it grows by "
+                f"||g|| ||w|| is {low.late:.2g} at depth {low.depth} and {high.late:.2g} at depth {high.depth} "
+                f"of {len(flow.layers)}; it grows by "
                 f"{flow.growth:.3g} per layer towards the output; {consequence.text}"
             ),
             likely="saturating activations (a sigmoid passes at most a quarter), or weights too small for the depth",

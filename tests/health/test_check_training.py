@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
+from torch.nn import functional
 
 import gradguard as gg
 
@@ -22,7 +22,7 @@ def data(seed: int = 0, n: int = 512) -> list[Any]:
 
 
 def ce(m: Any, b: Any) -> torch.Tensor:
-    return F.cross_entropy(m(b[0]), b[1])
+    return functional.cross_entropy(m(b[0]), b[1])
 
 
 def net(depth: int = 4, width: int = 64, act: Callable[[], nn.Module] = nn.ReLU, norm: bool = False) -> nn.Sequential:
@@ -83,7 +83,8 @@ def test_one_sample_in_ten_thousand_revives_a_unit() -> None:
 
 
 @pytest.mark.parametrize(
-    "call", [F.relu, torch.relu, lambda x: x.relu(), lambda x: x.clamp(min=0), lambda x: F.relu(x, inplace=True)]
+    "call",
+    [functional.relu, torch.relu, lambda x: x.relu(), lambda x: x.clamp(min=0), lambda x: functional.relu(x, inplace=True)],
 )
 def test_functional_activations_are_seen(call: Any) -> None:
     class Functional(nn.Module):
@@ -106,7 +107,7 @@ def test_channels_are_units() -> None:
             self.c, self.head = nn.Conv2d(1, 6, 3, padding=1), nn.Linear(6, 3)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.head(F.relu(self.c(x.reshape(-1, 1, 4, 5))).mean((2, 3)))
+            return self.head(functional.relu(self.c(x.reshape(-1, 1, 4, 5))).mean((2, 3)))
 
     table = check(Conv()).tables["units"]
     assert list(table["units"]) == [6, 6]
@@ -121,7 +122,7 @@ class Cut(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for i, layer in enumerate(self.layers):
-            x = F.relu(layer(x))
+            x = functional.relu(layer(x))
             x = x.detach() if i == self.k else x
         return self.head(x)
 
@@ -204,7 +205,7 @@ def test_leaks_are_found_where_they_were_declared_impossible() -> None:
             return self.b(h)
 
     def loss(m: Any, b: Any) -> torch.Tensor:
-        return F.cross_entropy(m(b[0].reshape(-1, 5, 4))[:, -1], b[1])
+        return functional.cross_entropy(m(b[0].reshape(-1, 5, 4))[:, -1], b[1])
 
     options: dict[str, Any] = {"loss": loss, "select": ("GG305", "GG306"), "causal": True, "independent_samples": True}
     assert [f.code for f in check(Mixed(True, False), **options).errors] == ["GG305"]

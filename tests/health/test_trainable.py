@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
+from torch.nn import functional
 
 import gradguard as gg
 from gradguard.adapters.base import Settings
@@ -23,13 +23,11 @@ def model() -> nn.Sequential:
 
 def data(n: int = 4) -> list[Any]:
     generator = torch.Generator().manual_seed(1)
-    return [
-        (torch.randn(16, 6, generator=generator), torch.randint(0, 3, (16,), generator=generator)) for _ in range(n)
-    ]
+    return [(torch.randn(16, 6, generator=generator), torch.randint(0, 3, (16,), generator=generator)) for _ in range(n)]
 
 
 def loss(m: Any, b: Any) -> torch.Tensor:
-    return F.cross_entropy(m(b[0]), b[1])
+    return functional.cross_entropy(m(b[0]), b[1])
 
 
 def problem(net: nn.Module, optimizer: Any, batches: Any = None, steps: int = 10) -> Trainable:

@@ -7,17 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
+from torch.nn import functional
 
 import gradguard as gg
 
 
 def data(n: int = 8) -> list[Any]:
     generator = torch.Generator().manual_seed(0)
-    return [
-        (torch.randn(16, 6, generator=generator), torch.randint(0, 3, (16,), generator=generator)) for _ in range(n)
-    ]
+    return [(torch.randn(16, 6, generator=generator), torch.randint(0, 3, (16,), generator=generator)) for _ in range(n)]
 
 
 class Recurrent(nn.Module):
@@ -26,7 +24,7 @@ class Recurrent(nn.Module):
         self.inner, self.head = nn.GRU(2, 8, batch_first=True), nn.Linear(8, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(F.dropout(self.inner(x.reshape(-1, 3, 2))[0][:, -1], 0.1, self.training))
+        return self.head(functional.dropout(self.inner(x.reshape(-1, 3, 2))[0][:, -1], 0.1, self.training))
 
 
 class Attentive(nn.Module):
@@ -40,9 +38,7 @@ class Attentive(nn.Module):
 
 
 MODELS: dict[str, Callable[[], nn.Module]] = {
-    "mlp": lambda: nn.Sequential(
-        nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(inplace=True), nn.Dropout(0.5), nn.Linear(8, 3)
-    ),
+    "mlp": lambda: nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(inplace=True), nn.Dropout(0.5), nn.Linear(8, 3)),
     "gru": Recurrent,
     "attention": Attentive,
 }
@@ -63,7 +59,7 @@ def loop(
         x, y = batches[step % len(batches)]
         optimizer.zero_grad()
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=amp):
-            loss = F.cross_entropy(model(x), y)
+            loss = functional.cross_entropy(model(x), y)
         scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()
@@ -102,9 +98,18 @@ def test_the_trajectory_is_bitwise_the_same_and_nothing_is_left(kind: str, optim
 def test_an_exception_of_the_users_propagates_and_the_report_is_there() -> None:
     model = MODELS["mlp"]()
     optimizer = OPTIMIZERS["sgd"](model.parameters())
-    with pytest.raises(KeyError, match="mine"), gg.watch(model, optimizer=optimizer) as watch:
-        loop(model, optimizer, watch, steps=6)
-        raise KeyError("mine")
+    watched = gg.watch(model, optimizer=optimizer)
+
+    def mine() -> None:
+        with watched as watch:
+            kept.append(watch)
+            loop(model, optimizer, watch, steps=6)
+            raise KeyError("mine")
+
+    kept: list[Any] = []
+    with pytest.raises(KeyError, match="mine"):
+        mine()
+    watch = kept[0]
     assert len(watch.report().tables["curve"]) == 6
     assert not any(m._forward_hooks for m in model.modules())
 
@@ -134,7 +139,7 @@ def test_stale_gradients(how: str) -> None:
     with gg.watch(model, optimizer=optimizer, select="GG304") as watch:
         for x, y in data() * 2:
             clear(model, optimizer)
-            F.cross_entropy(model(x), y).backward()
+            functional.cross_entropy(model(x), y).backward()
             optimizer.step()
     assert watch.report().ok is not stale
 
@@ -144,7 +149,7 @@ def test_accumulation_is_not_stale() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     with gg.watch(model, optimizer=optimizer, select="GG304") as watch:
         for step, (x, y) in enumerate(data() * 4):
-            F.cross_entropy(model(x), y).backward()
+            functional.cross_entropy(model(x), y).backward()
             if step % 4 == 3:
                 optimizer.step()
                 optimizer.zero_grad()
@@ -159,11 +164,11 @@ def test_two_optimizers_of_a_gan_are_not_stale() -> None:
         for x, _ in data() * 4:
             fake = generator(torch.randn(16, 4))
             second.zero_grad()
-            loss = F.softplus(-judge(x)).mean() + F.softplus(judge(fake.detach())).mean()
+            loss = functional.softplus(-judge(x)).mean() + functional.softplus(judge(fake.detach())).mean()
             loss.backward()
             second.step()
             first.zero_grad()
-            F.softplus(-judge(fake)).mean().backward()
+            functional.softplus(-judge(fake)).mean().backward()
             first.step()
             watch.record(loss=loss)
     report = watch.report()
@@ -192,7 +197,7 @@ def test_a_nan_is_named_although_it_comes_late() -> None:
         loop(model, optimizer, watch, steps=10)
         model[1] = nn.Identity()
         x, y = data()[0]
-        watch.record(loss=F.cross_entropy(model(x), y))
+        watch.record(loss=functional.cross_entropy(model(x), y))
     (error,) = watch.report().errors
     assert error.module == "2"
 
@@ -204,7 +209,7 @@ def test_a_cut_graph_is_seen_in_the_loop() -> None:
             self.trunk, self.head = nn.Linear(6, 8), nn.Linear(8, 3)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.head(F.relu(self.trunk(x)).detach())
+            return self.head(functional.relu(self.trunk(x)).detach())
 
     model = Cut()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

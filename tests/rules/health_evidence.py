@@ -33,8 +33,7 @@ def trace(
     values = np.linspace(*losses, steps)
     shape = (steps, len(blocks))
     facts = tuple(
-        StepFacts(step=i, batch=0, loss=float(v), grad_norm=1.0, lr=(0.1,), update_ratio=1e-3)
-        for i, v in enumerate(values)
+        StepFacts(step=i, batch=0, loss=float(v), grad_norm=1.0, lr=(0.1,), update_ratio=1e-3) for i, v in enumerate(values)
     )
     start, end = (losses[0],) * 4, (losses[1],) * 4
     middle = tuple(0.5 * (a + b) for a, b in zip(start, end, strict=True))

@@ -47,9 +47,7 @@ def test_the_first_dead_layer_is_named_and_the_others_go_with_it() -> None:
 
 
 def test_pruned_units_and_saturating_ones_are_not_dead() -> None:
-    look = Look(
-        step=0, units=(units([0, 0, 1, 1], pruned=[True, True, False, False]), units([0, 0, 0, 0], kind="tanh"))
-    )
+    look = Look(step=0, units=(units([0, 0, 1, 1], pruned=[True, True, False, False]), units([0, 0, 0, 0], kind="tanh")))
     assert [(s.units, s.dead) for s in states_of(look, look, 0)] == [(2, 0), (4, 0)]
 
 

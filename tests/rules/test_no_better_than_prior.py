@@ -24,9 +24,7 @@ SHORT = (run(FAILS, 20), passes(loss=2.3))
         (
             (
                 run(FAILS, 20),
-                passes(
-                    {"outputs": outputs(prior=float("nan"), kind="")}, {"outputs": outputs(prior=float("nan"), kind="")}
-                ),
+                passes({"outputs": outputs(prior=float("nan"), kind="")}, {"outputs": outputs(prior=float("nan"), kind="")}),
             ),
             "skipped",
         ),

@@ -22,7 +22,5 @@ from tests.rules.health_evidence import FAILS, WORKS, evidence, passes, run, sev
     ],
 )
 def test_rows(counts: list[int], steps: int, losses: tuple[float, float], expected: list[str]) -> None:
-    looks = passes(
-        end={"codes": (CodeFacts(layer="vq", kind="codes", counts=np.array(counts, float)),)}, loss=losses[1]
-    )
+    looks = passes(end={"codes": (CodeFacts(layer="vq", kind="codes", counts=np.array(counts, float)),)}, loss=losses[1])
     assert severities(UnusedCapacity().check(evidence(looks, run(losses, steps)))) == expected

@@ -28,9 +28,7 @@ def test_rows(late: list[float], losses: tuple[float, float], loss: float, expec
     assert severities(VanishingGradient().check(evidence(flow(*late), run(losses), passes(loss=loss)))) == expected
 
 
-@pytest.mark.parametrize(
-    ("gain", "losses", "expected"), [(0.5, FAILS, ["error"]), (0.5, WORKS, ["info"]), (0.95, FAILS, [])]
-)
+@pytest.mark.parametrize(("gain", "losses", "expected"), [(0.5, FAILS, ["error"]), (0.5, WORKS, ["info"]), (0.95, FAILS, [])])
 def test_time(gain: float, losses: tuple[float, float], expected: list[str]) -> None:
     time = {"time": (TimeFlow(layer="rnn", norms=gain ** np.arange(59, -1, -1.0)),)}
     assert (
