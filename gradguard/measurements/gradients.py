@@ -39,6 +39,7 @@ TINY_SHARE = 1e-12
 """Share of the largest block below which a gradient may be nothing but rounding."""
 MANY = 64
 """Up to this many blocks are looked at one by one after a mismatch; more are halved."""
+NUDGES = 3
 NUDGE = 2.0**-9
 """Size of the nudge off a kink, relative to each block's scale."""
 
@@ -175,7 +176,8 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
 
         return measure_entrywise(problem, settings)
     found = compare(problem, settings)
-    if found.at_point and found.wrong:
+    hidden = any(r.kink and r.verdict == "inconclusive" for r in found.results)
+    if found.at_point and (found.wrong or hidden):
         nearby = nudged(problem, found, settings)
         if nearby is not None:
             return replace(nearby, at_point=False)
@@ -186,8 +188,13 @@ def nudged(problem: Differentiable, found: Gradients, settings: Settings) -> Gra
     """The comparison at a point nearby, where every block that differs here is right; None where one is wrong there too."""
     shooter = Shooter(problem, settings.seed + 31)
     moved = [i for i, r in enumerate(found.results) if r.verdict in ("pass", "fail", "zero", "inconclusive")]
-    nearby = compare(problem.at(shooter.tangent(moved), NUDGE), settings, quick=True)
-    return None if nearby.wrong else nearby
+    for _ in range(NUDGES):
+        nearby = compare(problem.at(shooter.tangent(moved), NUDGE), settings, quick=True)
+        if not nearby.wrong:
+            return nearby
+        if not any(result.kink for result in nearby.wrong):
+            return None
+    return None  # ties that moved together would have come apart by now
 
 
 def compare(problem: Differentiable, settings: Settings, *, quick: bool = False) -> Gradients:
