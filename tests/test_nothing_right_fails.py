@@ -15,6 +15,7 @@ import gradguard as gg
 from tests.cases.architectures import architecture_cases
 from tests.cases.case import Case
 from tests.cases.layers import layer_cases, loss_cases, uncovered
+from tests.cases.models import model_cases
 from tests.cases.numpy_models import numpy_model_cases
 from tests.cases.points import complex_cases, layout_cases, numpy_cases, point_cases
 from tests.cases.snapshot import snapshot
@@ -22,7 +23,7 @@ from tests.cases.structures import structure_cases, transformers_cases
 
 CASES: list[Case] = [
     *layer_cases(), *loss_cases(), *point_cases(), *layout_cases(), *complex_cases(), *numpy_cases(), *structure_cases(),
-    *transformers_cases(), *architecture_cases(), *numpy_model_cases(),
+    *transformers_cases(), *architecture_cases(), *numpy_model_cases(), *model_cases(),
 ]
 
 UNDECIDED: dict[str, str] = {}
