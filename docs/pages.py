@@ -55,7 +55,7 @@ def report_of(example: str) -> tuple[int, str, dict[str, object]]:
     target = ROOT / "build" / "example.json"
     target.parent.mkdir(exist_ok=True)
     with contextlib.chdir(ROOT), contextlib.redirect_stdout(io.StringIO()) as text:
-        code = main(["report", example, "--select", "GG1,GG9", "--json", str(target)])
+        code = main(["report", example, "--json", str(target)])
     tables = json.loads(target.read_text(encoding="utf-8"))["tables"]
     shown = {name: rows[:1] for name, rows in tables.items() if name in ("findings", "checks", "gradients")}
     return code, text.getvalue().rstrip(), shown
@@ -72,7 +72,7 @@ def examples_page() -> str:
     ]
     for example in EXAMPLES:
         code, text, shown = report_of(example)
-        parts.append(f"    $ gradguard report {example} --select GG1,GG9\n\n```text\n{text}\n```\n")
+        parts.append(f"    $ gradguard report {example}\n\n```text\n{text}\n```\n")
         parts.append(f"Exit code {code}. With `--json FILE`, the first row of three of its tables:\n")
         parts.append(f"```json\n{json.dumps(shown, indent=2, ensure_ascii=False)}\n```\n")
     return "\n".join(parts)

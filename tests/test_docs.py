@@ -70,9 +70,14 @@ def test_every_rule_page_has_its_sections() -> None:
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
+UNSTEADY = ("  passed ", "  skipped ", "  inconclusive ", "  cost:")
+"""Lines of a report that say how a check went in numbers of this machine."""
+
+
 def shape(text: str) -> list[str]:
-    """The words of a report: numbers differ between machines in their last digits, and costs with them."""
-    return [line for line in NUMBER.sub("#", text).splitlines() if "cost:" not in line and "blocks compared" not in line]
+    """The words of a report without its numbers, which differ between machines in their last digits."""
+    lines = [line for line in text.splitlines() if not line.startswith(UNSTEADY) and " checks: " not in line]
+    return [NUMBER.sub("#", line) for line in lines if "blocks compared" not in line and line]
 
 
 def test_the_reports_on_the_examples_are_in_the_docs() -> None:
@@ -81,13 +86,10 @@ def test_the_reports_on_the_examples_are_in_the_docs() -> None:
     pages = generator()
     for example, expected, code in zip(pages.EXAMPLES, texts, (0, 1), strict=True):
         returned, text, shown = pages.report_of(example)
-        assert returned == code
+        assert returned == code, text
         assert shape(text) == shape(expected), "run `python docs/pages.py`"
         assert all(table in shown for table in ("checks", "gradients"))
-
-
-def test_the_textbook_loop_is_wrong_where_it_is_wrong_and_right_where_it_is_right() -> None:
-    _, text, _ = generator().report_of("examples/textbook_backprop.py")
+    # The loop that is printed everywhere is wrong in every layer but the last, and the last is left alone.
     wrong = set(re.findall(r"^GG101 gradient-mismatch  (\w+\[\d\])", text, re.MULTILINE))
     assert wrong == {"weights[0]", "weights[1]", "biases[0]", "biases[1]"}
 

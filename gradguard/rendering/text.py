@@ -137,6 +137,7 @@ def _statuses(checks: Sequence[Check]) -> str:
 def render_checks(checks: list[Check]) -> str:
     """How many checks there were and how each ended; inconclusive and skipped ones with their reason, never silent."""
     lines = [f"{plural(len(checks), 'check')}: {_statuses(checks)}"]
+    checks = sorted(checks, key=lambda check: check.code)
     passed = [c.code for c in checks if c.status == "passed" and not c.reason]
     if passed:
         lines.append(f"  passed        {', '.join(passed)}")
