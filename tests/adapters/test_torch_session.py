@@ -1,0 +1,120 @@
+"""The user's model is given back bit for bit, whatever happens in between; and lifting reaches what is cast inside."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import gradguard as gg
+from gradguard.adapters.torch_adapt import adapt_torch
+from gradguard.adapters.torch_lift import LiftMode
+
+
+class Busy(nn.Module):
+    """Draws, drifts, caches, casts, ties, and has a hook."""
+
+    def __init__(self, *, raises: bool = False) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 6)
+        self.norm = nn.BatchNorm1d(6)
+        self.second = nn.Linear(6, 6)
+        self.second.weight = self.second.weight
+        self.last = nn.Linear(6, 3)
+        self.last.weight.requires_grad_(False)
+        self.raises = raises
+        self.calls = 0
+        self.seen: list[Any] = []
+        self.cache: Any = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        self.cache = x
+        x = nn.functional.dropout(torch.relu(self.norm(self.first(x))), 0.3, self.training)
+        if self.raises and not torch.is_grad_enabled():
+            raise OSError("the disk is full")
+        return self.last((self.second(x).float() * self.second(x).to(torch.float32)).type_as(x))
+
+
+def state(model: Busy, x: torch.Tensor) -> dict[str, Any]:
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers()), "x": x}
+    kept: dict[str, Any] = {name: (id(t), t.dtype, t.requires_grad, t.detach().clone()) for name, t in tensors.items()}
+    kept |= {f"{name}.grad": None if t.grad is None else (id(t.grad), t.grad.clone()) for name, t in tensors.items()}
+    kept |= {"train": [m.training for m in model.modules()], "calls": model.calls, "cache": id(model.cache)}
+    kept |= {"torch": torch.get_rng_state(), "numpy": np.random.get_state()[1].copy(), "python": random.getstate()}
+    kept |= {"dtype": torch.get_default_dtype(), "threads": torch.get_num_threads(), "grad": torch.is_grad_enabled()}
+    kept["hooks"] = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
+    return kept
+
+
+def same(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, np.ndarray):
+        return bool((a == b).all())
+    if isinstance(a, tuple | list):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return bool(a == b)
+
+
+@pytest.mark.parametrize("raises", [False, True])
+@pytest.mark.parametrize("train", [False, True])
+def test_nothing_is_changed(train: bool, raises: bool) -> None:
+    torch.manual_seed(0)
+    model, x = Busy(raises=raises).train(train), torch.randn(5, 4)
+    model.first.weight.grad = torch.ones_like(model.first.weight)
+    before = state(model, x)
+    try:
+        report = gg.check_gradients(model, x)
+    except OSError:
+        assert raises
+    else:
+        assert report.ok, str(report)
+    after = state(model, x)
+    assert [name for name in before if not same(before[name], after[name])] == []
+
+
+def test_a_cast_inside_is_lifted() -> None:
+    torch.manual_seed(0)
+    with adapt_torch(Busy().eval(), torch.randn(5, 4)) as problem:
+        assert problem.path == "lifted from float32"
+        assert problem.habits.lift_forward
+    with adapt_torch(nn.Linear(4, 3).double(), torch.randn(5, 4).double()) as problem:
+        assert problem.path == "float64"
+        assert not problem.habits.lift_forward
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        lambda x: x.float() * 3,
+        lambda x: x.to(torch.bfloat16).to(torch.float16),
+        lambda x: torch.zeros(3, dtype=torch.float32) + x,
+        lambda x: torch.softmax(x.half(), -1, dtype=torch.float32),
+        lambda x: torch.full((3,), 0.1).copy_(x) + torch.tensor(0.5),
+        lambda x: torch.arange(3, dtype=torch.float32) @ x,
+    ],
+)
+def test_every_result_is_float64(compute: Any) -> None:
+    x = torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64)
+    with LiftMode() as mode:
+        result = compute(x)
+    assert result.dtype == torch.float64 or result.dtype == torch.float32 and torch.full((1,), 0.1).dtype == torch.float32
+    assert mode.changed
+
+
+def test_nothing_to_lift_is_noticed() -> None:
+    with LiftMode() as mode:
+        torch.tanh(torch.ones(3, dtype=torch.float64)).sum()
+    assert not mode.changed
+
+
+def test_leaves_of_a_closure_become_blocks() -> None:
+    torch.manual_seed(0)
+    model, scale = nn.Linear(4, 3), torch.randn(3, requires_grad=True)
+    with adapt_torch(lambda x: model(x) * scale, torch.randn(2, 4)) as problem:
+        assert {b.name for b in problem.blocks} == {"weight", "bias", "scale", "x"}
