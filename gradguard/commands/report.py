@@ -53,7 +53,8 @@ def run_report(
     audited = audit_targets(targets, config=config, root=root, blocks=blocks, baseline=_baseline_of(config, root))
     # Ignores of the table may concern scenarios that were not named: then only those of the command line can be stale.
     report = _with_stale(audited, config.ignore if not targets else check_ignores(as_ignores(options.get("ignore") or ())))
-    _show(report, output_format, output_file)
+    if json_file != "-":
+        _show(report, output_format, output_file)
     if json_file:
         _write(report.to_json(), json_file)
     for failure in audited.failures:

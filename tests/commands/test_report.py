@@ -90,6 +90,8 @@ def test_json_goes_to_a_file_beside_the_text(capsys: pytest.CaptureFixture[str])
     assert data["tables"]["findings"][0]["code"] == "GG101"
     assert data["tables"]["findings"][0]["scenario"] == "models.py:wrong"
     assert "GG101" in capsys.readouterr().out
+    assert main(["report", "models.py", "--json", "-"]) == 1
+    assert json.loads(capsys.readouterr().out)["ok"] is False
 
 
 @pytest.mark.parametrize("name", ["json", "jsonl", "markdown", "gitlab", "sarif", "junit"])
