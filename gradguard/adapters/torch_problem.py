@@ -196,10 +196,10 @@ class TorchProblem:
             self.session.learn(self.habits)
         try:
             first = self._plain_outputs()
-        except RuntimeError as error:
-            if isinstance(error, UsageError) or "require" not in str(error):
-                raise
-            self.grad_mode = True  # it registers hooks on its activations: it only runs with a graph
+        except UsageError:
+            raise
+        except Exception:  # it takes gradients inside, or hooks its activations: it only runs with a graph
+            self.grad_mode = True
             first = self._plain_outputs()
         self._base = [t.clone() for t in first]  # an output may share a leaf's memory
         self.tape_difference = self._difference(taped, self._base)

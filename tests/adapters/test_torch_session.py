@@ -35,8 +35,10 @@ class Busy(nn.Module):
         self.calls += 1
         self.cache = x
         x = nn.functional.dropout(torch.relu(self.norm(self.first(x))), 0.3, self.training)
-        if self.raises and not torch.is_grad_enabled():
+        if self.raises and self.first.weight.dtype == torch.float64:
             raise OSError("the disk is full")
+        if self.raises:
+            raise ValueError("and the native pass fails, too")
         return self.last((self.second(x).float() * self.second(x).to(torch.float32)).type_as(x))
 
 
@@ -70,8 +72,9 @@ def test_nothing_is_changed(train: bool, raises: bool) -> None:
     before = state(model, x)
     try:
         report = gg.check_gradients(model, x)
-    except OSError:
+    except gg.UsageError as error:
         assert raises
+        assert "fails, too" in str(error)
     else:
         assert report.ok, str(report)
     after = state(model, x)
@@ -111,6 +114,19 @@ def test_nothing_to_lift_is_noticed() -> None:
     with LiftMode() as mode:
         torch.tanh(torch.ones(3, dtype=torch.float64)).sum()
     assert not mode.changed
+
+
+def test_a_model_that_takes_gradients_inside() -> None:
+    torch.manual_seed(0)
+    energy = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
+
+    def force(x: torch.Tensor) -> torch.Tensor:
+        x = x.requires_grad_(True) if not x.requires_grad else x
+        return torch.autograd.grad(energy(x).sum(), x, create_graph=True)[0]
+
+    report = gg.check_gradients(force, torch.randn(5, 3))
+    assert report.ok, str(report)
+    assert {row["verdict"] for row in report.table_rows("gradients")} <= {"pass", "zero"}
 
 
 def test_leaves_of_a_closure_become_blocks() -> None:
