@@ -130,10 +130,10 @@ A model that trains in float32, bfloat16, float16 or under autocast is checked t
 where differences see errors of 1e-9; then GG111 compares its *native* gradient with the lifted one, in one forward and one
 backward pass, block by block: `||g - g64|| / ||g64||`.
 
-What may it be off by? Below the limit in the table, anything. Above it, the lifted model is run three times more with the
+What may it be off by? Below the limit in the table, anything. Above it, the lifted model is run four times more with the
 result of every operation rounded to the native precision, up or down at random: that is what a faithful implementation of
 the same formulas is off by, whatever its sizes, its depth and its cancellations. An error counts above 10 times that, and if
-it is there at two points nearby, too (rounding may choose the other side of a kink). NaN and infinity count always.
+it is there at three points nearby, too (rounding may choose the other side of a kink). NaN and infinity count always.
 With `reference=`, a plain implementation, the yardstick is its error in the same precision: at most 4 times that.
 
 Where a kernel refuses float64 there is nothing to compare with: GG111 is skipped, with that reason. It does not pass.

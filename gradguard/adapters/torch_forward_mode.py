@@ -5,6 +5,7 @@ Each is asked alone, on the arguments that it had in the whole. torch's own form
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,7 +35,9 @@ def forward_mode_faults(problem: TorchModuleProblem) -> tuple[tuple[Fault, ...],
     compared, reason = 0, ""
     for number, call in enumerate(calls):
         try:
-            size = _apart(problem, call, number)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch's own, of what forward mode imports
+                size = _apart(problem, call, number)
         except Exception as error:  # forward mode is not there for these arguments: said, not judged
             reason = f"{call.facts.name}.jvp raises {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             continue

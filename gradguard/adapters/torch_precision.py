@@ -30,8 +30,8 @@ __all__ = ["native_gradients", "precision_facts"]
 ORDER = [torch.float16, torch.bfloat16, torch.float32]
 """Low precisions; the one that comes first decides what rounding is allowed for."""
 REAL = {torch.complex64: torch.float32, torch.complex32: torch.float16}
-SAMPLES = 3
-NEARBY = 2
+SAMPLES = 4
+NEARBY = 3
 NUDGE = 2.0**-6
 
 Gradients = list[torch.Tensor | None]
@@ -53,7 +53,7 @@ class Lowest(TorchDispatchMode):
 
 
 class RoundMode(LiftMode):
-    """Lifted, with the result of every operation rounded to a low precision, up or down at random."""
+    """Lifted, with operands and results of every operation rounded to a low precision, up or down at random."""
 
     def __init__(self, low: torch.dtype, seed: int) -> None:
         super().__init__()
@@ -68,6 +68,10 @@ class RoundMode(LiftMode):
         if isinstance(result, tuple):
             return tuple(self._round(r) for r in result)
         return self._round(result)
+
+    def _in(self, value: Any) -> Any:
+        # Casts (autocast's) do not happen on float64: operands are rounded where they are used.
+        return self._round(super()._in(value))
 
     def _round(self, value: Any) -> Any:
         if not isinstance(value, torch.Tensor) or value.dtype != torch.float64 or value.layout != torch.strided or not value.numel():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import log2
 from typing import TYPE_CHECKING, Any
 
@@ -34,19 +35,23 @@ def second_order(problem: TorchModuleProblem) -> TorchProblem | str:
         with torch.enable_grad():
             outputs = problem.collect(problem.call())
             live = [outputs.tensors[i] for i in problem.used]
-            pairs = [(o, v.to(o.dtype)) for o, v in zip(live, problem._cotangents or (), strict=True) if o.requires_grad]
+            # A function marked once_differentiable only raises where the cotangent itself requires a gradient.
+            cotangents = [v.detach().clone().requires_grad_(create) for v in problem._cotangents or ()]
+            pairs = [(o, v.to(o.dtype)) for o, v in zip(live, cotangents, strict=True) if o.requires_grad]
             wanted = [leaf for leaf in problem.leaves if leaf.requires_grad]
-            found = iter(
-                torch.autograd.grad([o for o, _ in pairs], wanted, [v for _, v in pairs], allow_unused=True, create_graph=create)
-            )
+            heads, weights = [o for o, _ in pairs], [v for _, v in pairs]
+            made = torch.autograd.grad(heads, wanted, weights, allow_unused=True, create_graph=create)
         problem.counts.backwards += problem.share
+        if create and _refuses(made):
+            raise RuntimeError("a function is marked once_differentiable")
+        found = iter(made)
         gradients = [next(found) if leaf.requires_grad else None for leaf in problem.leaves]
         return [
             torch.zeros_like(leaf) if g is None else g * factor
             for g, leaf, factor in zip(gradients, problem.leaves, factors, strict=True)
         ]
 
-    other = TorchProblem(
+    other: TorchProblem = TorchProblem(
         call, problem.blocks, problem.leaves, problem.session, originals=problem.originals, seed=problem.seed + 3,
         path=problem.path, where=f"double backward of {problem.where}", counts=problem.counts, share=problem.share,
     )
@@ -58,3 +63,18 @@ def second_order(problem: TorchModuleProblem) -> TorchProblem | str:
     except (RuntimeError, NotImplementedError) as error:
         return f"{type(error).__name__}: {str(error).splitlines()[0]}"
     return other if other.failure is None else other.failure.detail
+
+
+def _refuses(gradients: Iterable[torch.Tensor | None]) -> bool:
+    """Whether the graph of the gradients has a node that only raises: torch puts one behind ``once_differentiable``."""
+    todo = [g.grad_fn for g in gradients if g is not None and g.grad_fn is not None]
+    seen = set(todo)
+    while todo:
+        node = todo.pop()
+        if str(node.name()).endswith("autograd::Error"):
+            return True
+        for following, _ in node.next_functions:
+            if following is not None and following not in seen:
+                seen.add(following)
+                todo.append(following)
+    return False

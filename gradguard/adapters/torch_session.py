@@ -202,6 +202,8 @@ class Session:
             yield
             return
         mode = LiftMode()
+        if backward:
+            habits.lift_backward = False  # of two modes, only the inner one would see what has to be changed
         with mode:
             yield
         if backward:
