@@ -12,7 +12,7 @@ export OMP_NUM_THREADS ?= 1
 # The examples and tests make their own data; nothing is fetched from a model hub.
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test lint docs calibrate clean
 
 demo: .venv/demo.stamp
 	$(BIN)/gradguard report examples/digits.py
@@ -30,6 +30,12 @@ lint: .venv/tests.stamp
 
 docs: .venv/docs.stamp
 	$(BIN)/sphinx-build -W -q docs build/docs
+
+# The tables of docs/learning-rate.md; an hour on one core.
+calibrate: .venv/tests.stamp
+	$(BIN)/python -m benchmarks.learning_rate.first_step
+	$(BIN)/python -m benchmarks.learning_rate.training_limit
+	$(BIN)/python -m benchmarks.learning_rate.cost --large
 
 clean:
 	rm -rf .venv build
