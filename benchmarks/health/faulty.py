@@ -102,7 +102,7 @@ def rate3(seed: int) -> Program:
 @case("F13", "sigmoid classifier with a tiny rate and few epochs", "GG403", "GG406")
 def slow(seed: int) -> Program:
     x = torch.randn(200, 2)
-    y = (x[:, 0] * x[:, 1] > 0).long()
+    y = (x[:, 0] + x[:, 1] > 0).long()
     model = mlp(2, 2, 2, act=nn.Sigmoid)
     return Program(model, loader(x, y, 10, seed), ce, sgd(model, 0.01))
 

@@ -166,10 +166,11 @@ def share(values: NDArray[np.float64] | None, which: Callable[[NDArray[np.float6
 
 
 def entropy(counts: NDArray[np.float64]) -> float:
-    """-sum p log p of counts (K,), in nats."""
-    if not counts.size:
+    """-sum p log p of counts (K,), in nats; NaN with fewer than ten labels for each class, which say too little of p."""
+    counts = counts[counts > 0]
+    if not counts.size or counts.sum() < 10 * counts.size:
         return math.nan
-    p = counts[counts > 0] / counts.sum()
+    p = counts / counts.sum()
     return float(-np.sum(p * np.log(p)))
 
 

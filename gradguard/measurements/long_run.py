@@ -14,9 +14,8 @@ from gradguard.measurements.training_run import COMPARED, TrainingRun
 __all__ = ["LongRun", "measure"]
 
 STEPS = 300
-SECONDS = 10.0
-"""The longer run ends at whichever comes first, but takes at least ``LEAST`` steps."""
-LEAST = 60
+SECONDS = 30.0
+"""The longer run has ``STEPS`` steps, or as many as these seconds are expected to hold: with too few, nothing is concluded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +33,7 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
     if not isinstance(problem, Trainable) or run is None or run.source != "copy":
         return Unavailable(wanted="long_run", reason="nothing to train further")
     each = run.seconds / max(1, len(run.trace.steps)) if run.seconds else SECONDS / STEPS
-    steps = max(LEAST, min(max(STEPS, settings.steps), int(SECONDS / max(each, 1e-6))))
+    steps = max(settings.steps, min(STEPS, int(SECONDS / max(each, 1e-6))))
     compare = min(COMPARED, problem.batch_count)
     trace = problem.run(steps, seed=settings.seed, compare=compare, keep="long")
     look = problem.look("long", seed=settings.seed) if isinstance(problem, Observable) else None

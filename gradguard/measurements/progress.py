@@ -10,7 +10,7 @@ import numpy as np
 
 from gradguard.finding import Request
 from gradguard.measurements.base import Evidence, the
-from gradguard.measurements.long_run import LEAST, LongRun
+from gradguard.measurements.long_run import LongRun
 from gradguard.measurements.passes import Passes
 from gradguard.measurements.training_run import TrainingRun
 
@@ -54,7 +54,7 @@ class Progress:
     @property
     def final(self) -> bool:
         """The run was long enough for a verdict."""
-        return self.longest or self.steps >= ENOUGH
+        return self.steps >= ENOUGH
 
     @property
     def requests(self) -> tuple[Request, ...]:
@@ -85,7 +85,7 @@ def progress(evidence: Evidence) -> Progress:
             steps=steps,
         )
     fall, error, scale = _fall(start, end)
-    enough = steps >= ENOUGH or (longer is not None and steps >= LEAST)
+    enough = steps >= ENOUGH
     look = longer.look if longer is not None else (passes.end if passes is not None else None)
     outputs = look.outputs if look is not None else None
     plateau, moving = False, False
@@ -130,7 +130,7 @@ def progress(evidence: Evidence) -> Progress:
         return Progress("fails" if enough and (far or not moving) else "unclear", text, **facts)
     if share >= GOOD_PROGRESS or (share >= LEAST_PROGRESS and fall > 2 * error):
         return Progress("works", text, **facts)
-    return Progress("fails" if enough and fall <= 2 * error else "unclear", text, **facts)
+    return Progress("fails" if enough and fall <= 2 * error and not moving else "unclear", text, **facts)
 
 
 def _pair(

@@ -22,8 +22,8 @@ class DeadUnits(Rule):
     What it does:
         Takes per unit the largest derivative of its activation over all samples and all positions seen (exactly 0 for
         ReLU and its kind; below 1e-3 for smooth activations), before and after the training run. A whole dead layer is
-        an error. Half of a layer is an error where the loss has not fallen by half (of what guessing gives, where that is
-        known) in a longer run. Pruned units (all incoming weights exactly 0) do not count.
+        an error, and so is half of a layer that was alive and died. Half of a layer from birth is an error where the loss
+        has not fallen by half (of what guessing gives, where that is known) in a longer run. Pruned units (all incoming weights exactly 0) do not count.
 
     Why is this bad:
         A dead unit never learns again: its gradient is 0, and so is that of everything that acts through it alone.
@@ -72,11 +72,10 @@ class DeadUnits(Rule):
             share = state.dead / state.units
             worst = max(worst, share)
             enough = state.samples >= self.samples
-            if (state.dead == state.units and (enough or state.units > 1)) or (
-                share >= self.dead
-                and enough
-                and (consequence.verdict == "fails" or (consequence.final and not consequence.strong))
-            ):
+            whole = state.dead == state.units and (enough or state.units > 1)
+            died = state.dead - state.born_dead >= self.dead * state.units
+            hinders = consequence.verdict == "fails" or (consequence.final and not consequence.strong)
+            if whole or (share >= self.dead and enough and (died or hinders)):
                 failed.append(state)
             elif share >= self.warn and enough:
                 warned.append(state)

@@ -47,7 +47,7 @@ class NoBetterThanPrior(Rule):
     slug: ClassVar[str] = "no-better-than-prior"
     needs: ClassVar[tuple[str, ...]] = ("training_run", "passes")
 
-    movement: float = 0.01
+    movement: float = 2e-3
 
     def judge(self, evidence: Evidence) -> Outcome:
         """At most one finding."""
@@ -75,7 +75,7 @@ class NoBetterThanPrior(Rule):
         if longer is None:
             if len(run.trace.steps) < 20:
                 return Outcome(status="skipped", reason="fewer than 20 steps say nothing about the end of training")
-            if consequence.fall > 0.02:  # early, and on its way
+            if consequence.fall > 0.02 and consequence.data_loss < consequence.prior:  # early, and on its way
                 return Outcome(status="passed", reason=f"not yet better than guessing, but falling: {consequence.text}")
             return Outcome(
                 status="passed",
