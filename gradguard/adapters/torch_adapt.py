@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from gradguard.adapters.torch_leaves import (
 )
 from gradguard.adapters.torch_lift import LIFT, lifted_dtype
 from gradguard.adapters.torch_modules import TorchModuleProblem
+from gradguard.adapters.torch_precision import native_gradients
 from gradguard.adapters.torch_session import Session
 from gradguard.blocks import Block, select_blocks
 from gradguard.errors import UsageError
@@ -55,6 +57,7 @@ class Setup:
     wrt: Any = None
     seed: int = 0
     constant_inputs: bool = False
+    generators: tuple[Any, ...] = ()
 
 
 @contextmanager
@@ -107,6 +110,29 @@ def adapt_torch(
             opened.close()
 
 
+def reference_gradients(
+    reference: Callable[..., Any], f: Any, inputs: Any, *, loss: Any, kwargs: Any, wrt: Any, seed: int
+) -> dict[str, torch.Tensor]:
+    """The gradients of a plain implementation at the same inputs and parameters, in their own precision, by block name.
+
+    Raises:
+        UsageError: a reference module has other parameters, or does not run.
+    """
+    if isinstance(reference, torch.nn.Module) and isinstance(f, torch.nn.Module):
+        reference = copy.deepcopy(reference)
+        try:
+            reference.load_state_dict(f.state_dict())
+        except RuntimeError as error:
+            raise UsageError(
+                f"the reference has other parameters than the model: {error}", todo="give a module with the same parameters"
+            ) from None
+        for own, theirs in zip(reference.parameters(), f.parameters(), strict=True):
+            own.data = own.data.to(theirs.dtype).copy_(theirs.data)
+        reference.train(f.training)
+    with adapt_torch(reference, inputs, loss=loss, kwargs=kwargs, wrt=wrt, precision="native", seed=seed) as problem:
+        return native_gradients(problem)
+
+
 def _setup(
     f: Callable[..., Any], inputs: Any, *, loss: Any, kwargs: Any, wrt: Any, seed: int, modules: Any, where: str
 ) -> Setup:
@@ -128,9 +154,9 @@ def _setup(
     clash = sorted(set(constants) & {name for name, _ in parts})
     if clash:
         raise UsageError(f"{', '.join(clash)} given both in inputs and in kwargs", todo="give each argument once")
+    captured = capture(f)
     if modules is None:
-        captured = capture(f) if not is_module else None
-        modules = [("", f)] if is_module else list(captured.modules) if captured is not None else []
+        modules = [("", f)] if is_module else list(captured.modules)
     found = [
         Candidate(leaf.name, leaf.value, "input")
         for name, part in parts
@@ -141,6 +167,7 @@ def _setup(
     return Setup(
         function=f, args=args, kwargs={**named, **constants}, loss=loss, modules=list(modules), inputs=found,
         where=where or f"calling {name}", wrt=wrt, seed=seed,
+        generators=captured.generators,
     )
 
 
@@ -212,7 +239,9 @@ def _open(setup: Setup, *, lift: bool, scalar: bool, reason: str = "") -> Genera
                 "a tensor was made under torch.inference_mode() and cannot carry a gradient", where=setup.where,
                 todo="build the model and its inputs outside of inference_mode",
             )
-        session = Session([m for _, m in setup.modules], outside, lift=lift, seed=setup.seed)
+        session = Session(
+            [m for _, m in setup.modules], outside, lift=lift, seed=setup.seed, generators=setup.generators
+        )
         with session:
             bound = _bind(setup, candidates, session, clone=False)
             problem = _problem(setup, candidates, session, bound, scalar=scalar, reason=reason)

@@ -26,6 +26,13 @@ __all__ = ["CutMode", "Moment", "holding"]
 CONSTANT = {"zeros_like", "ones_like", "empty_like", "rand_like", "randn_like", "full_like", "new_zeros", "new_ones", "new_empty", "new_full", "new_tensor"}
 
 
+ASKING = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
+
+
+def _no(*args: Any) -> bool:
+    return False
+
+
 @dataclass
 class Moment:
     """One cut in one pass: what left the graph, where, by which operation, and whether under ``no_grad``."""
@@ -43,6 +50,19 @@ class CutMode(TorchFunctionMode):
         super().__init__()
         self.replay = replay
         self.moments: list[Moment] = []
+
+    def __enter__(self) -> CutMode:
+        # A function of torch.nn.functional is one call to a mode, whatever it does inside (gumbel_softmax detaches):
+        # for this pass they do not offer themselves, so that what they call is seen.
+        functional = torch.nn.functional.__dict__
+        self._hidden = {name: functional[name] for name in ASKING if name in functional}
+        functional.update(dict.fromkeys(self._hidden, _no))
+        super().__enter__()
+        return self
+
+    def __exit__(self, kind: Any, value: Any, trace: Any) -> None:
+        super().__exit__(kind, value, trace)
+        torch.nn.functional.__dict__.update(self._hidden)
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))

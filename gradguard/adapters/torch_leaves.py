@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from gradguard.adapters.nesting import flatten
+from gradguard.adapters.torch_session import is_generator
 
 __all__ = ["Captured", "capture", "differentiable", "dtype_name", "graph_leaves", "own_copy", "parameter_places"]
 
@@ -21,6 +22,7 @@ class Captured:
 
     modules: tuple[tuple[str, torch.nn.Module], ...] = ()
     tensors: tuple[tuple[str, torch.Tensor], ...] = ()
+    generators: tuple[Any, ...] = ()
 
 
 def differentiable(tensor: torch.Tensor) -> bool:
@@ -109,6 +111,7 @@ def capture(function: Callable[..., Any]) -> Captured:
     """What a function reaches besides its arguments; looks a few levels deep, runs nothing."""
     modules: dict[int, tuple[str, torch.nn.Module]] = {}
     tensors: dict[int, tuple[str, torch.Tensor]] = {}
+    generators: dict[int, Any] = {}
     seen: set[int] = set()
 
     def visit(name: str, value: Any, depth: int) -> None:
@@ -119,6 +122,8 @@ def capture(function: Callable[..., Any]) -> Captured:
             modules.setdefault(id(value), (name, value))
         elif isinstance(value, torch.Tensor):
             tensors.setdefault(id(value), (name, value))
+        elif is_generator(value):
+            generators.setdefault(id(value), value)
         else:
             for label, inner in _reachable(value):
                 visit(label or name, inner, depth + 1)
@@ -127,7 +132,7 @@ def capture(function: Callable[..., Any]) -> Captured:
         visit(label, inner, 0)
     inside = {id(child) for _, module in modules.values() for child in module.modules() if child is not module}
     roots = tuple(entry for key, entry in modules.items() if key not in inside)
-    return Captured(modules=roots, tensors=tuple(tensors.values()))
+    return Captured(modules=roots, tensors=tuple(tensors.values()), generators=tuple(generators.values()))
 
 
 def _reachable(value: Any) -> Iterator[tuple[str, Any]]:

@@ -14,13 +14,14 @@ import torch
 
 from gradguard.adapters.torch_lift import LiftMode, lifted_dtype
 
-__all__ = ["Habits", "RandomState", "Session"]
+__all__ = ["Habits", "RandomState", "Session", "is_generator"]
 
 
 class RandomState:
-    """The state of every random generator that a model may draw from: torch on each device, Python, NumPy."""
+    """The state of every random generator that a model may draw from: torch on each device, Python, NumPy, its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, own: Sequence[Any] = ()) -> None:
+        self.own = [(generator, _own_state(generator)) for generator in own]
         self.cpu = torch.get_rng_state()
         self.cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
         self.mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
@@ -38,9 +39,13 @@ class RandomState:
         random.setstate(self.python)
         if self.numpy is not None:
             sys.modules["numpy"].random.set_state(self.numpy)
+        for generator, state in self.own:
+            _set_own_state(generator, state)
 
     def drawn_since(self) -> bool:
         """Whether something has been drawn since this state was taken."""
+        if self.own:
+            return True
         now = RandomState()
         if not torch.equal(self.cpu, now.cpu) or self.python != now.python:
             return True
@@ -54,6 +59,28 @@ class RandomState:
             return False
         # (name, key array, position, has_gauss, cached_gaussian): a draw moves the position.
         return bool(self.numpy[2:] != now.numpy[2:] or (self.numpy[1] != now.numpy[1]).any())
+
+
+def is_generator(value: Any) -> bool:
+    """Whether a value is a random generator of torch, NumPy or Python."""
+    numpy = sys.modules.get("numpy")
+    kinds = (torch.Generator, random.Random, *((numpy.random.Generator, numpy.random.RandomState) if numpy is not None else ()))
+    return isinstance(value, kinds)
+
+
+def _own_state(generator: Any) -> Any:
+    if hasattr(generator, "bit_generator"):
+        return generator.bit_generator.state
+    return generator.getstate() if isinstance(generator, random.Random) else generator.get_state()
+
+
+def _set_own_state(generator: Any, state: Any) -> None:
+    if hasattr(generator, "bit_generator"):
+        generator.bit_generator.state = state
+    elif isinstance(generator, random.Random):
+        generator.setstate(state)
+    else:
+        generator.set_state(state)
 
 
 class _Attributes:
@@ -121,7 +148,9 @@ class Session:
     data, buffers, attributes, train/eval, ``.grad``, ``requires_grad`` and random states are as they were.
     """
 
-    def __init__(self, modules: Sequence[torch.nn.Module], leaves: Sequence[torch.Tensor], *, lift: bool, seed: int) -> None:
+    def __init__(
+        self, modules: Sequence[torch.nn.Module], leaves: Sequence[torch.Tensor], *, lift: bool, seed: int, generators: Sequence[Any] = ()
+    ) -> None:
         self.modules = list(dict.fromkeys(inner for module in modules for inner in module.modules()))
         found: dict[int, torch.Tensor] = {}
         for module in self.modules:
@@ -131,6 +160,8 @@ class Session:
         for leaf in leaves:
             found.setdefault(id(leaf), leaf)
         self.tensors = list(found.values())
+        held = [v for module in self.modules for v in module.__dict__.values() if is_generator(v)]
+        self.generators = list({id(g): g for g in [*generators, *held]}.values())
         self.lift = lift
         self.seed = seed
         self.moved: set[int] = set()
@@ -138,7 +169,7 @@ class Session:
         self.native = {id(t): t.dtype for t in self.tensors}
 
     def __enter__(self) -> Session:
-        self._random = RandomState()
+        self._random = RandomState(self.generators)
         self._outer = _Attributes(self.modules)
         self._grads = [(t, t.grad) for t in self.tensors if t.is_leaf]
         self._flags = [(t, t.requires_grad) for t in self.tensors if t.is_leaf]
@@ -154,7 +185,7 @@ class Session:
             numpy = sys.modules.get("numpy")
             if numpy is not None:
                 numpy.random.seed(self.seed % 2**32)
-            self._start = RandomState()
+            self._start = RandomState(self.generators)
             self._inner = _Attributes(self.modules)
         except BaseException:
             self.__exit__(None, None, None)
