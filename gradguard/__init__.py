@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gradguard import strategies as strategies
     from gradguard.checking import audit as audit
     from gradguard.checking import check_gradients as check_gradients
     from gradguard.errors import GradGuardError as GradGuardError
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from gradguard.scenarios import Ignore as Ignore
     from gradguard.scenarios import Scenario as Scenario
     from gradguard.scenarios import scenario as scenario
+    from gradguard.strategies import given as given
     from gradguard.watching import watch as watch
 
 __version__ = "0.1.0"
@@ -38,8 +40,10 @@ _EXPORTS = {
     "check_learning_rate": "gradguard.learning_rate",
     "check_training": "gradguard.health",
     "check_width_scaling": "gradguard.learning_rate",
+    "given": "gradguard.strategies",
     "range_test": "gradguard.learning_rate",
     "scenario": "gradguard.scenarios",
+    "strategies": "gradguard",
     "watch": "gradguard.watching",
 }
 
@@ -49,7 +53,9 @@ __all__ = [*_EXPORTS, "__version__"]
 def __getattr__(name: str) -> Any:
     if name not in _EXPORTS:
         raise AttributeError(f"module 'gradguard' has no attribute {name!r}")
-    value = getattr(import_module(_EXPORTS[name]), name)
+    home = _EXPORTS[name]
+    # A module that is public itself is imported; a name is taken out of its module.
+    value = import_module(f"gradguard.{name}") if home == "gradguard" else getattr(import_module(home), name)
     globals()[name] = value
     return value
 

@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Any
 
 from gradguard.adapters.base import Differentiable, Settings
+from gradguard.adapters.variants import Variant, variants_of
 from gradguard.errors import UsageError
 from gradguard.finding import Check
 from gradguard.health import HEALTH, audit_health
@@ -24,6 +25,7 @@ from gradguard.rules.registry import RULES, select_rules
 from gradguard.rules.triage import triage
 from gradguard.running import run_row
 from gradguard.scenarios import Ignore, Scenario, as_ignores
+from gradguard.varying import varied
 
 __all__ = ["Family", "audit", "check_gradients", "gradient_rules"]
 
@@ -50,9 +52,11 @@ def check_gradients(
     batched: bool | Callable[..., Any] | None = None,
     kwargs: Mapping[str, Any] | None = None,
     wrt: Sequence[str] | str | None = None,
+    reference: Any = None,
     order: int = 1,
     method: str = "directional",
     precision: str = "auto",
+    vary: bool = False,
     seed: int = 0,
     select: Iterable[str] | str | None = None,
     ignore: Iterable[Ignore | str] | Ignore | str = (),
@@ -70,9 +74,13 @@ def check_gradients(
             does: entries are then evaluated together. It is verified before it is believed.
         kwargs: constants passed on to ``f``.
         wrt: globs over block names; without it the parameters and inputs that require a gradient.
+        reference: a plain implementation (of a module: a module with the same parameters, whose values are copied into a
+            copy of it). Its error in the same low precision is what ``f`` is measured by, in GG111.
         order: 2 also compares the gradient of the gradient (double backward) with differences of the gradient.
         method: ``"directional"`` (cost independent of the number of parameters) or ``"entrywise"`` (every entry).
         precision: ``"auto"``, ``"float64"`` (lifted, or an error) or ``"native"``.
+        vary: also check variants of the inputs (exact zeros, ties, whole numbers, the other sign, repeated indices, batches
+            of 1 and 3, sizes one more and one less); a variant that ``f`` does not take is skipped, and said.
         seed: of tangents, cotangents, and of the random numbers that the model draws.
         select: rules by code, slug or prefix.
         ignore: accepted findings, each with its reason.
@@ -90,13 +98,49 @@ def check_gradients(
         raise UsageError(f"seed takes an integer, got {seed!r}", todo="seed=0")
     if order not in (1, 2):
         raise UsageError(f"order={order!r} is unknown", todo="1, or 2 to check the gradient of the gradient, too")
-    settings = Settings(seed=seed, order=order, method=method, precision=precision)
+    if not isinstance(vary, bool):
+        raise UsageError(f"vary takes True or False, got {vary!r}", todo="vary=True")
+    settings = Settings(seed=seed, order=order, method=method, precision=precision, vary=vary)
     ignores = check_ignores(as_ignores(ignore))
     rules = gradient_rules(select, limits)
-    with Bar() as bar, _adapt(f, inputs, loss=loss, grad=grad, vjp=vjp, batched=batched, kwargs=kwargs, wrt=wrt, settings=settings) as problem:
-        report = judge(problem, rules, replace(settings, progress=bar), ignores=ignores)
-        report.rows["runs"] = [run_row(seed=seed, dtype=problem.path)]
-    return report
+    options = {"loss": loss, "grad": grad, "vjp": vjp, "batched": batched, "kwargs": kwargs, "wrt": wrt}
+
+    def run(inputs: Any) -> Report:
+        yardstick = _reference(reference, f, inputs, options, settings)
+        with Bar() as bar, _adapt(f, inputs, **options, settings=settings) as problem:
+            report = judge(problem, rules, replace(settings, progress=bar, reference=yardstick), ignores=ignores)
+            report.rows["runs"] = [run_row(seed=seed, dtype=problem.path)]
+        return report
+
+    report = run(inputs)
+    return varied(report, _variants(f, inputs), run) if vary else report
+
+
+def _variants(f: Any, inputs: Any) -> Iterator[Variant]:
+    if is_torch(f, inputs):
+        from gradguard.adapters.torch_variants import torch_variants
+
+        return torch_variants(inputs)
+    import numpy as np
+
+    return variants_of(inputs, lambda value: isinstance(value, np.ndarray), np.array, lambda new, like: new.astype(like.dtype))
+
+
+def _reference(reference: Any, f: Any, inputs: Any, options: Mapping[str, Any], settings: Settings) -> Any:
+    """The reference's gradients in the native precision; None without one.
+
+    Raises:
+        UsageError: it is no torch function or module, or its parameters are others.
+    """
+    if reference is None:
+        return None
+    if not is_torch(f, inputs) or not callable(reference):
+        raise UsageError("reference takes a torch module or a function on tensors", todo="reference=plain_implementation")
+    from gradguard.adapters.torch_adapt import reference_gradients
+
+    return reference_gradients(
+        reference, f, inputs, loss=options["loss"], kwargs=options["kwargs"], wrt=options["wrt"], seed=settings.seed
+    )
 
 
 def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:

@@ -39,6 +39,7 @@ LAYERS: dict[str, int] = {
     "auditing": 5,
     "progress": 5,
     "strategies": 5,
+    "varying": 5,
     "commands": 6,
     "cli": 6,
     "pytest_plugin": 6,
