@@ -64,7 +64,7 @@ def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: Any) 
 def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what uses gradguard, so that ``-m gradguard`` selects it; add the configured scenarios where asked for."""
     if config.getoption("gradguard"):
-        from gradguard.integrations.pytest_scenarios import configured_items
+        from gradguard.integrations.pytest_configured import configured_items
 
         items.extend(configured_items(session))
     for item in items:

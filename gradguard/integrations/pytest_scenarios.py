@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import inspect
 import os
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
-from types import ModuleType
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 
-from gradguard.config import Config, ModelSpec
+from gradguard.config import Config
 from gradguard.errors import GradGuardError, UsageError
 from gradguard.finding import Check, Finding
+from gradguard.integrations.pytest_evidence import Broken, evidence
 from gradguard.integrations.pytest_session import divided_threads, work_of
 from gradguard.rendering.text import render_finding
 from gradguard.report import Report
 from gradguard.rules.registry import RULES
 from gradguard.scenarios import Ignore, Scenario, ScenarioFunction
 
-__all__ = ["RuleItem", "ScenarioCollector", "collect_scenario", "configured_items"]
+__all__ = ["RuleItem", "ScenarioCollector", "collect_scenario", "marker_settings"]
 
 
 def collect_scenario(collector: pytest.Collector, name: str, function: ScenarioFunction) -> pytest.Collector | pytest.Item:
@@ -33,57 +31,6 @@ def collect_scenario(collector: pytest.Collector, name: str, function: ScenarioF
         )
         return Broken.from_parent(collector, name=name, error=error)
     return ScenarioCollector.from_parent(collector, name=name, function=function)
-
-
-def configured_items(session: pytest.Session) -> Iterator[pytest.Item]:
-    """The tests of ``[tool.gradguard] scenarios``, for a run without a test file."""
-    try:
-        targets = work_of(session.config).settings().scenarios
-    except UsageError as error:
-        yield Broken.from_parent(session, name="[tool.gradguard]", error=error)
-        return
-    if not targets:
-        todo = 'for example scenarios = ["pkg.models:tiny_gpt"]'
-        none = UsageError("--gradguard collects [tool.gradguard] scenarios, and there are none", todo=todo)
-        yield Broken.from_parent(session, name="[tool.gradguard]", error=none)
-    for target in targets:
-        try:
-            yield from _items_of(session, target)
-        except UsageError as error:
-            yield Broken.from_parent(session, name=str(getattr(target, "model", target)), error=error)
-
-
-def _items_of(session: pytest.Session, target: str | ModelSpec) -> Iterator[pytest.Item]:
-    from gradguard.loading import find_scenarios
-    from gradguard.specs import found_model
-
-    root = session.config.rootpath
-    if str(root) not in sys.path:
-        # As pytest does for the folder of a test file: what it imports later is found there too.
-        sys.path.insert(0, str(root))
-    if isinstance(target, ModelSpec):
-        found = [found_model(target, work_of(session.config).settings().seed)]
-    else:
-        found = find_scenarios(str(root / target) if ".py" in target or (root / target).is_dir() else target, root=root)
-    for one in found:
-        path = root / one.address.rpartition(":")[0]
-        module = ScenarioModule.from_parent(session, path=path if path.is_file() else root / "pyproject.toml")
-        module.scenario_function = one.function
-        for item in ScenarioCollector.from_parent(module, name=one.function.name, function=one.function).collect():
-            if isinstance(item, RuleItem):
-                item.measured.address = one.address
-            yield item
-
-
-class ScenarioModule(pytest.Module):
-    """Stands for the module of a configured scenario, which is imported already."""
-
-    scenario_function: ScenarioFunction
-
-    def _getobj(self) -> ModuleType:
-        module = ModuleType(self.path.stem)
-        setattr(module, self.scenario_function.name, self.scenario_function)
-        return module
 
 
 class ScenarioCollector(pytest.Collector):
@@ -225,42 +172,6 @@ class RuleItem(pytest.Function):
         """The line of the scenario, under the name of this item."""
         path, line, _ = super().reportinfo()
         return path, line, f"{self.measured.collector.name}::{self.name}"
-
-
-class Broken(pytest.Item):
-    """A test that fails with what is wrong with the settings or with a configured scenario."""
-
-    def __init__(self, *, error: UsageError, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.error = error
-        self.add_marker("gradguard")
-
-    def runtest(self) -> None:
-        """Fail."""
-        __tracebackhide__ = True
-        raise self.error
-
-    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], *args: Any, **kwargs: Any) -> Any:
-        """The message alone."""
-        return evidence(excinfo)
-
-    def reportinfo(self) -> tuple[Path | str, int | None, str]:
-        """No line: the place is in the message."""
-        return self.path, None, f"gradguard::{self.name}"
-
-
-def evidence(excinfo: pytest.ExceptionInfo[BaseException]) -> Any:
-    """The exception's own text as a failure's representation, its first line for the short summary."""
-    shown = excinfo.getrepr(style="value", chain=False)
-    text = str(excinfo.value)
-    crash, trace = getattr(shown, "reprcrash", None), getattr(shown, "reprtraceback", None)
-    if crash is None or not hasattr(trace, "reprentries"):
-        return text
-    crash.message = text.splitlines()[0]
-    entries = getattr(trace, "reprentries", [])
-    if entries and hasattr(entries[-1], "lines"):
-        entries[-1].lines = text.splitlines()
-    return shown
 
 
 def marker_settings(item: Any) -> Mapping[str, Any]:
