@@ -12,7 +12,7 @@ export OMP_NUM_THREADS ?= 1
 # The examples and tests make their own data; nothing is fetched from a model hub.
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test lint docs calibrate clean
+.PHONY: demo test lint pages docs calibrate clean
 
 demo: .venv/demo.stamp
 	$(BIN)/gradguard report examples/digits.py
@@ -27,6 +27,10 @@ test: .venv/tests.stamp .venv/oldest.stamp lint
 lint: .venv/tests.stamp
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy --no-error-summary
+
+# After a change of a rule's docstring or of what the examples show: tests/test_docs.py asks for it.
+pages: .venv/demo.stamp
+	$(BIN)/python docs/pages.py
 
 docs: .venv/docs.stamp
 	$(BIN)/sphinx-build -W -q docs build/docs

@@ -54,7 +54,7 @@ def generator() -> ModuleType:
 def test_rule_pages_are_what_the_docstrings_say() -> None:
     pages: dict[Path, str] = generator().pages(examples=False)
     stale = [path.name for path, text in pages.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
-    assert stale == [], "run `python docs/pages.py`"
+    assert stale == [], "run `make pages`"
     left = {path.name for path in (ROOT / "docs" / "rules").glob("*.md")} - {path.name for path in pages}
     assert left == set()
 
@@ -87,7 +87,7 @@ def test_the_reports_on_the_examples_are_in_the_docs() -> None:
     for example, expected, code in zip(pages.EXAMPLES, texts, (0, 1), strict=True):
         returned, text, shown = pages.report_of(example)
         assert returned == code, text
-        assert shape(text) == shape(expected), "run `python docs/pages.py`"
+        assert shape(text) == shape(expected), "run `make pages`"
         assert all(table in shown for table in ("checks", "gradients"))
     # The loop that is printed everywhere is wrong in every layer but the last, and the last is left alone.
     wrong = set(re.findall(r"^GG101 gradient-mismatch  (\w+\[\d\])", text, re.MULTILINE))
