@@ -18,7 +18,19 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Block", "Entries", "Tangent", "Window", "axis_name", "draw", "entry_name", "matching", "nearest", "select_blocks", "window_slices"]
+__all__ = [
+    "Block",
+    "Entries",
+    "Tangent",
+    "Window",
+    "axis_name",
+    "draw",
+    "entry_name",
+    "matching",
+    "nearest",
+    "select_blocks",
+    "window_slices",
+]
 
 SIGNIFICANT = 64
 """Magnitudes are m / 64 with 32 <= m < 96: 7 significant bits, so that x + t u adds almost no representation error."""
@@ -158,9 +170,7 @@ def select_blocks(names: Sequence[str], wrt: Iterable[str] | str | None) -> list
     patterns = [wrt] if isinstance(wrt, str) else list(wrt)
     for pattern in patterns:
         if not isinstance(pattern, str):
-            raise UsageError(
-                f"wrt takes globs over block names, got {pattern!r}", todo="for example wrt='encoder.*'"
-            )
+            raise UsageError(f"wrt takes globs over block names, got {pattern!r}", todo="for example wrt='encoder.*'")
         if not any(matching(name, [pattern]) for name in names):
             shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
             raise UsageError(

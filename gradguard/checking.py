@@ -35,7 +35,9 @@ METHODS = ("directional", "entrywise")
 PRECISIONS = ("auto", "float64", "native")
 
 
-def gradient_rules(select: Iterable[str] | str | None = None, limits: Mapping[str, Mapping[str, Any]] | None = None) -> list[Rule]:
+def gradient_rules(
+    select: Iterable[str] | str | None = None, limits: Mapping[str, Mapping[str, Any]] | None = None
+) -> list[Rule]:
     """The selected rules that judge gradients at a point, with their options."""
     chosen = set(select_rules(select))
     codes = [code for code in sorted(RULES) if code.startswith(("GG1", "GG9")) and code in chosen]
@@ -167,14 +169,17 @@ def _adapt(
 ) -> AbstractContextManager[Differentiable]:
     if is_torch(f, inputs):
         if grad is not None or vjp is not None:
-            raise UsageError("grad= and vjp= are for NumPy functions; in torch, autograd's gradient is the one under test",
-                             todo="leave them out, or pass NumPy arrays as inputs")
+            raise UsageError(
+                "grad= and vjp= are for NumPy functions; in torch, autograd's gradient is the one under test",
+                todo="leave them out, or pass NumPy arrays as inputs",
+            )
         from gradguard.adapters.torch_adapt import adapt_torch
 
         return adapt_torch(f, inputs, loss=loss, kwargs=kwargs, wrt=wrt, precision=settings.precision, seed=settings.seed)
     if not callable(f):
         raise UsageError(
-            f"check_gradients takes a module or a function, got {type(f).__name__}", todo="pass the function itself, not its result"
+            f"check_gradients takes a module or a function, got {type(f).__name__}",
+            todo="pass the function itself, not its result",
         )
     if loss is not None:
         raise UsageError("loss= is for torch; a NumPy function with grad= returns the loss itself", todo="compose them in f")
@@ -206,7 +211,9 @@ def audit(
         UsageError: the scenario cannot be audited as it is: what, where, and what to do.
     """
     if not isinstance(scenario, Scenario):
-        raise UsageError(f"audit takes a gg.Scenario, got {type(scenario).__name__}", todo="gg.audit(gg.Scenario(model=..., ...))")
+        raise UsageError(
+            f"audit takes a gg.Scenario, got {type(scenario).__name__}", todo="gg.audit(gg.Scenario(model=..., ...))"
+        )
     _one_of("method", method, METHODS)
     _one_of("precision", precision, PRECISIONS)
     settings = Settings(seed=seed, method=method, precision=precision, steps=steps, progress=progress)
@@ -224,7 +231,8 @@ def audit(
     report = merge(reports)
     report.checks += tuple(
         Check(scenario=name, code=code, rule=RULES[code][0], status="skipped", reason=reason)
-        for code, reason in ELSEWHERE.items() if code in codes and code in RULES
+        for code, reason in ELSEWHERE.items()
+        if code in codes and code in RULES
     )
     report.rows["runs"] = [run_row(seed=seed)]
     return Report(triage(report.findings), report.checks, report.rows)
@@ -274,12 +282,20 @@ def scenario_problem(scenario: Scenario, settings: Settings, *, name: str = "") 
         from gradguard.adapters.torch_adapt import adapt_torch
 
         return adapt_torch(
-            lambda batch: scenario.loss(scenario.model, batch), (batch,), wrt=scenario.wrt, precision=settings.precision,
-            seed=settings.seed, modules=[("", scenario.model)], scalar=True, where=where, constant_inputs=True,
+            lambda batch: scenario.loss(scenario.model, batch),
+            (batch,),
+            wrt=scenario.wrt,
+            precision=settings.precision,
+            seed=settings.seed,
+            modules=[("", scenario.model)],
+            scalar=True,
+            where=where,
+            constant_inputs=True,
         )
     if scenario.grad is None:
         raise UsageError(
-            f"the model is a {type(scenario.model).__name__} and the scenario has no grad", where=where,
+            f"the model is a {type(scenario.model).__name__} and the scenario has no grad",
+            where=where,
             todo="give a torch module, or a dict of arrays with grad=lambda model, batch: ... that mirrors it",
         )
     from gradguard.adapters.numpy_function import adapt_numpy_scenario
@@ -295,7 +311,8 @@ def first_batch(scenario: Scenario, name: str = "") -> Any:
     """
     if not hasattr(scenario.batches, "__iter__") and not hasattr(scenario.batches, "__getitem__"):
         raise UsageError(
-            f"batches is a {type(scenario.batches).__name__} that cannot be iterated", where=f"scenario {name}",
+            f"batches is a {type(scenario.batches).__name__} that cannot be iterated",
+            where=f"scenario {name}",
             todo="give a list of batches or a DataLoader",
         )
     with ExitStack() as kept:

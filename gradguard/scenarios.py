@@ -118,7 +118,9 @@ def as_ignores(ignore: Any) -> tuple[Ignore, ...]:
         if isinstance(one, str):
             one = Ignore.parse(one)
         if not isinstance(one, Ignore):
-            raise UsageError(f"ignore takes gg.Ignore objects, got {one!r}", todo="gg.Ignore('GG101', block='enc.*', reason='...')")
+            raise UsageError(
+                f"ignore takes gg.Ignore objects, got {one!r}", todo="gg.Ignore('GG101', block='enc.*', reason='...')"
+            )
         result.append(one)
     return tuple(result)
 

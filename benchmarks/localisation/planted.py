@@ -23,8 +23,14 @@ from torch import nn
 import gradguard as gg
 
 KINDS = (
-    "weight x1.001", "entry sign", "last row dropped", "bias not summed", "bias halved", "input detached",
-    "input rows permuted", "norm forgets mean",
+    "weight x1.001",
+    "entry sign",
+    "last row dropped",
+    "bias not summed",
+    "bias halved",
+    "input detached",
+    "input rows permuted",
+    "norm forgets mean",
 )
 PATTERNS = {
     "weight x1.001": ("1.001",),
@@ -117,7 +123,8 @@ class ResNet(nn.Module):
         super().__init__()
         self.stem = nn.Conv2d(1, 8, 3, padding=1)
         self.blocks = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1)) for _ in range(3)
+            nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1))
+            for _ in range(3)
         )
         self.head = nn.Sequential(nn.Linear(8, 16), nn.LayerNorm(16), nn.GELU(), nn.Linear(16, 5))
 
@@ -145,7 +152,9 @@ class Graph(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.ModuleDict({"own": nn.Linear(8, 8), "other": nn.Linear(8, 8), "norm": nn.LayerNorm(8)}) for _ in range(3))
+        self.layers = nn.ModuleList(
+            nn.ModuleDict({"own": nn.Linear(8, 8), "other": nn.Linear(8, 8), "norm": nn.LayerNorm(8)}) for _ in range(3)
+        )
         self.head = nn.Linear(8, 3)
         self.register_buffer("edges", torch.randint(0, 12, (2, 40)))
 
@@ -166,22 +175,60 @@ class Family:
 
 
 def families() -> Iterator[Family]:
-    import transformers as T
+    import transformers as tf
 
     small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 99}
     tokens = lambda: {"input_ids": torch.randint(1, 99, (3, 8))}  # noqa: E731
     hidden = lambda out: out.last_hidden_state.pow(2).mean() + out.last_hidden_state[:, 0].sum()  # noqa: E731
-    yield Family("gpt2", lambda: T.GPT2Model(T.GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=99, n_positions=16, bos_token_id=0, eos_token_id=0)), tokens)
-    yield Family("llama", lambda: T.LlamaModel(T.LlamaConfig(num_key_value_heads=2, **small)), tokens)
-    yield Family("bert", lambda: T.BertModel(T.BertConfig(**small)), tokens)
-    yield Family("distilbert", lambda: T.DistilBertModel(T.DistilBertConfig(dim=32, n_layers=2, n_heads=4, hidden_dim=64, vocab_size=99)), tokens)
-    yield Family("electra", lambda: T.ElectraModel(T.ElectraConfig(embedding_size=16, **small)), tokens)
-    yield Family("roberta", lambda: T.RobertaModel(T.RobertaConfig(max_position_embeddings=20, **small)), tokens)
-    yield Family("opt", lambda: T.OPTModel(T.OPTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, ffn_dim=64, vocab_size=99, max_position_embeddings=16, word_embed_proj_dim=32)), tokens)
-    yield Family("gemma", lambda: T.GemmaModel(T.GemmaConfig(num_key_value_heads=2, head_dim=8, **small)), tokens)
-    yield Family("t5", lambda: T.T5EncoderModel(T.T5Config(d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, vocab_size=99)), tokens)
-    yield Family("mamba", lambda: T.MambaModel(T.MambaConfig(hidden_size=32, num_hidden_layers=2, vocab_size=99, state_size=4)), tokens)
-    yield Family("vit", lambda: T.ViTModel(T.ViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, image_size=16, patch_size=8)), lambda: {"pixel_values": torch.randn(3, 3, 16, 16)})
+    yield Family(
+        "gpt2",
+        lambda: tf.GPT2Model(
+            tf.GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=99, n_positions=16, bos_token_id=0, eos_token_id=0)
+        ),
+        tokens,
+    )
+    yield Family("llama", lambda: tf.LlamaModel(tf.LlamaConfig(num_key_value_heads=2, **small)), tokens)
+    yield Family("bert", lambda: tf.BertModel(tf.BertConfig(**small)), tokens)
+    yield Family(
+        "distilbert",
+        lambda: tf.DistilBertModel(tf.DistilBertConfig(dim=32, n_layers=2, n_heads=4, hidden_dim=64, vocab_size=99)),
+        tokens,
+    )
+    yield Family("electra", lambda: tf.ElectraModel(tf.ElectraConfig(embedding_size=16, **small)), tokens)
+    yield Family("roberta", lambda: tf.RobertaModel(tf.RobertaConfig(max_position_embeddings=20, **small)), tokens)
+    yield Family(
+        "opt",
+        lambda: tf.OPTModel(
+            tf.OPTConfig(
+                hidden_size=32,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                ffn_dim=64,
+                vocab_size=99,
+                max_position_embeddings=16,
+                word_embed_proj_dim=32,
+            )
+        ),
+        tokens,
+    )
+    yield Family("gemma", lambda: tf.GemmaModel(tf.GemmaConfig(num_key_value_heads=2, head_dim=8, **small)), tokens)
+    yield Family(
+        "t5",
+        lambda: tf.T5EncoderModel(tf.T5Config(d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, vocab_size=99)),
+        tokens,
+    )
+    yield Family(
+        "mamba", lambda: tf.MambaModel(tf.MambaConfig(hidden_size=32, num_hidden_layers=2, vocab_size=99, state_size=4)), tokens
+    )
+    yield Family(
+        "vit",
+        lambda: tf.ViTModel(
+            tf.ViTConfig(
+                hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, image_size=16, patch_size=8
+            )
+        ),
+        lambda: {"pixel_values": torch.randn(3, 3, 16, 16)},
+    )
     yield Family("resnet", ResNet, lambda: {"x": torch.randn(4, 1, 8, 8)})
     yield Family("lstm", Recurrent, lambda: {"x": torch.randn(3, 7, 6)})
     yield Family("graph", Graph, lambda: {"x": torch.randn(12, 8)})
@@ -287,12 +334,17 @@ def main() -> None:
                     continue
                 results.append(result)
                 if not (result.found and result.module and result.pattern and result.forwards <= result.allowed):
-                    print(f"{result.family:10} {result.kind:20} {result.seed} found={result.found} module={result.module} "
-                          f"pattern={result.pattern} forwards={result.forwards:.0f}/{result.allowed:.0f}  {result.said}", flush=True)
+                    print(
+                        f"{result.family:10} {result.kind:20} {result.seed} found={result.found} module={result.module} "
+                        f"pattern={result.pattern} forwards={result.forwards:.0f}/{result.allowed:.0f}  {result.said}",
+                        flush=True,
+                    )
     n = len(results)
-    print(f"{n} faults: found {sum(r.found for r in results)}, guilty module named {sum(r.module for r in results)}, "
-          f"entry or pattern named {sum(r.pattern for r in results)}, within the budget {sum(r.forwards <= r.allowed for r in results)}, "
-          f"worst share of the budget {max(r.forwards / r.allowed for r in results):.2f}; {time.time() - start:.0f} s")
+    print(
+        f"{n} faults: found {sum(r.found for r in results)}, guilty module named {sum(r.module for r in results)}, "
+        f"entry or pattern named {sum(r.pattern for r in results)}, within the budget {sum(r.forwards <= r.allowed for r in results)}, "
+        f"worst share of the budget {max(r.forwards / r.allowed for r in results):.2f}; {time.time() - start:.0f} s"
+    )
 
 
 if __name__ == "__main__":

@@ -78,7 +78,8 @@ def adapt_torch(
     """The problem of a module or a function on tensors at its inputs, for the length of a ``with``.
 
     ``modules`` names those whose parameters the function uses; without it they are looked for in its closure.
-    ``scalar``: the result must be one number. ``constant_inputs``: inputs are blocks only where they require a gradient. On exit everything of the user's is as it was.
+    ``scalar``: the result must be one number. ``constant_inputs``: inputs are blocks only where they require a
+    gradient. On exit everything of the user's is as it was.
 
     Raises:
         UsageError: what the user gave cannot be checked; says what, where, and what to do.
@@ -139,7 +140,8 @@ def _setup(
     is_module = isinstance(f, torch.nn.Module)
     if not callable(f):
         raise UsageError(
-            f"check_gradients takes a module or a function, got {type(f).__name__}", todo="pass the function itself, not its result"
+            f"check_gradients takes a module or a function, got {type(f).__name__}",
+            todo="pass the function itself, not its result",
         )
     function = f.forward if isinstance(f, torch.nn.Module) else f
     args: tuple[Any, ...] = ()
@@ -165,8 +167,15 @@ def _setup(
     ]
     name = type(f).__name__ if is_module else getattr(f, "__qualname__", type(f).__name__)
     return Setup(
-        function=f, args=args, kwargs={**named, **constants}, loss=loss, modules=list(modules), inputs=found,
-        where=where or f"calling {name}", wrt=wrt, seed=seed,
+        function=f,
+        args=args,
+        kwargs={**named, **constants},
+        loss=loss,
+        modules=list(modules),
+        inputs=found,
+        where=where or f"calling {name}",
+        wrt=wrt,
+        seed=seed,
         generators=captured.generators,
     )
 
@@ -199,7 +208,8 @@ def _choose(setup: Setup) -> list[Candidate]:
     lazy = next((c for c in parameters if isinstance(c.tensor, torch.nn.parameter.UninitializedParameter)), None)
     if lazy is not None:
         raise UsageError(
-            f"parameter {lazy.name} is not initialised yet (a lazy module)", where=setup.where,
+            f"parameter {lazy.name} is not initialised yet (a lazy module)",
+            where=setup.where,
             todo="run the model once on its inputs before the check",
         )
     known = {id(c.tensor) for c in parameters}
@@ -236,12 +246,11 @@ def _open(setup: Setup, *, lift: bool, scalar: bool, reason: str = "") -> Genera
         outside = [c.tensor for c in setup.extra]
         if any(t.is_inference() for t in [*outside, *(c.tensor for c in candidates)]):
             raise UsageError(
-                "a tensor was made under torch.inference_mode() and cannot carry a gradient", where=setup.where,
+                "a tensor was made under torch.inference_mode() and cannot carry a gradient",
+                where=setup.where,
                 todo="build the model and its inputs outside of inference_mode",
             )
-        session = Session(
-            [m for _, m in setup.modules], outside, lift=lift, seed=setup.seed, generators=setup.generators
-        )
+        session = Session([m for _, m in setup.modules], outside, lift=lift, seed=setup.seed, generators=setup.generators)
         with session:
             bound = _bind(setup, candidates, session, clone=False)
             problem = _problem(setup, candidates, session, bound, scalar=scalar, reason=reason)
@@ -255,7 +264,9 @@ def _open(setup: Setup, *, lift: bool, scalar: bool, reason: str = "") -> Genera
                 yield problem
                 return
         setup.extra += missing
-    raise UsageError("the function uses other tensors in every call", where=setup.where, todo="keep its parameters between calls")
+    raise UsageError(
+        "the function uses other tensors in every call", where=setup.where, todo="keep its parameters between calls"
+    )
 
 
 class _NeedsCloneError(Exception):
@@ -340,7 +351,12 @@ def _problem(
         native = session.native.get(id(c.tensor), c.tensor.dtype)
         blocks.append(
             Block(
-                name=c.name, shape=tuple(leaf.shape), dtype=dtype_name(native), kind=c.kind, module=c.module, owner=c.owner,
+                name=c.name,
+                shape=tuple(leaf.shape),
+                dtype=dtype_name(native),
+                kind=c.kind,
+                module=c.module,
+                owner=c.owner,
                 excluded=c.excluded,
             )
         )
@@ -350,8 +366,17 @@ def _problem(
     path = f"lifted from {lowest}" if session.lift and lowest else f"native {lowest}" if lowest else "float64"
     notes = [reason] if reason else []
     problem = TorchModuleProblem(
-        bound.call, blocks, leaves, session, originals=originals, seed=setup.seed, path=path, where=setup.where,
-        notes=notes, scalar=scalar, modules=setup.modules,
+        bound.call,
+        blocks,
+        leaves,
+        session,
+        originals=originals,
+        seed=setup.seed,
+        path=path,
+        where=setup.where,
+        notes=notes,
+        scalar=scalar,
+        modules=setup.modules,
     )
     problem.exchange, problem.handed, problem.natives = bound.exchange, bound.handed, bound.natives
     return problem
@@ -382,9 +407,12 @@ def _name_of(tensor: torch.Tensor, setup: Setup, index: int) -> str:
 
 def _user_error(error: Exception, where: str) -> UsageError:
     """The user's own exception as ours: its text, and the last line of theirs that raised it."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if "/torch/" not in f.filename and "/gradguard/" not in f.filename]
+    frames = [
+        f for f in traceback.extract_tb(error.__traceback__) if "/torch/" not in f.filename and "/gradguard/" not in f.filename
+    ]
     line = f"{frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}" if frames else where
     return UsageError(
-        f"the model raised {type(error).__name__}: {error}", where=f"{where}; {line}" if frames else where,
+        f"the model raised {type(error).__name__}: {error}",
+        where=f"{where}; {line}" if frames else where,
         todo="call the model on these inputs without gradguard; it must run there first",
     )

@@ -23,7 +23,19 @@ from gradguard.adapters.torch_leaves import differentiable
 
 __all__ = ["CutMode", "Moment", "holding"]
 
-CONSTANT = {"zeros_like", "ones_like", "empty_like", "rand_like", "randn_like", "full_like", "new_zeros", "new_ones", "new_empty", "new_full", "new_tensor"}
+CONSTANT = {
+    "zeros_like",
+    "ones_like",
+    "empty_like",
+    "rand_like",
+    "randn_like",
+    "full_like",
+    "new_zeros",
+    "new_ones",
+    "new_empty",
+    "new_full",
+    "new_tensor",
+}
 
 
 ASKING = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
@@ -137,7 +149,9 @@ def as_cuts(moments: list[Moment]) -> tuple[Cut, ...]:
     for moment in moments:
         key = (moment.location, moment.operation, moment.declared)
         count[key] = count.get(key, 0) + 1
-    return tuple(Cut(location=where, operation=what, declared=declared, count=n) for (where, what, declared), n in count.items())
+    return tuple(
+        Cut(location=where, operation=what, declared=declared, count=n) for (where, what, declared), n in count.items()
+    )
 
 
 @contextmanager

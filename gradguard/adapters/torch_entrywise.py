@@ -55,7 +55,9 @@ class Batching:
             self._try()
         else:
             self.input = False
-            self.name = next((n for n, p in _Whole(None, [m for _, m in problem.roots]).named_parameters() if p is self.leaf), "")
+            self.name = next(
+                (n for n, p in _Whole(None, [m for _, m in problem.roots]).named_parameters() if p is self.leaf), ""
+            )
             if self.name:
                 self._try()
             else:
@@ -72,7 +74,9 @@ class Batching:
             together = self.vectorised(indices, step)
             batched = time.perf_counter() - start
         except Exception as error:  # whatever functorch refuses: the loop is always right
-            self.reason = f"vmap refuses: {str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__}"
+            self.reason = (
+                f"vmap refuses: {str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__}"
+            )
             return
         start = time.perf_counter()
         one_by_one = self.loop(indices, step)

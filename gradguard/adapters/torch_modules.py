@@ -60,8 +60,18 @@ class TorchModuleProblem(TorchProblem):
     def at(self, nudge: Tangent | None, size: float) -> TorchModuleProblem:
         """The same problem at x + size * u; the session is shared."""
         other = TorchModuleProblem(
-            self.call, self.blocks, self.leaves, self.session, originals=self.originals, seed=self.seed, path=self.path,
-            where=self.where, counts=self.counts, share=self.share, scalar=self.scalar, modules=self.roots,
+            self.call,
+            self.blocks,
+            self.leaves,
+            self.session,
+            originals=self.originals,
+            seed=self.seed,
+            path=self.path,
+            where=self.where,
+            counts=self.counts,
+            share=self.share,
+            scalar=self.scalar,
+            modules=self.roots,
             habits=self.habits,
         )
         other._offset = None if nudge is None else (nudge, size)
@@ -91,7 +101,9 @@ class TorchModuleProblem(TorchProblem):
         return found
 
     @contextmanager
-    def _hooked(self, paths: Iterable[str], enter: Callable[..., None], leave: Callable[..., None] | None = None) -> Iterator[None]:
+    def _hooked(
+        self, paths: Iterable[str], enter: Callable[..., None], leave: Callable[..., None] | None = None
+    ) -> Iterator[None]:
         """The point, with forward hooks on some modules; none of them is left behind."""
         hooks = []
         self._place(None, 0.0)
@@ -130,12 +142,22 @@ class TorchModuleProblem(TorchProblem):
                 leaves.append(argument)
 
         def call() -> Any:
-            return node.function.apply(*[a.view_as(a) if isinstance(a, torch.Tensor) and a.requires_grad else a for a in node.args])
+            return node.function.apply(
+                *[a.view_as(a) if isinstance(a, torch.Tensor) and a.requires_grad else a for a in node.args]
+            )
 
         alone = TorchModuleProblem(
-            call, blocks, leaves, self.session, originals=[leaf.detach().clone() for leaf in leaves], seed=self.seed + 2,
-            path=self.path, where=f"custom function {node.facts.name} alone", counts=self.counts,
-            share=self._share_of_node(index), habits=self.habits,
+            call,
+            blocks,
+            leaves,
+            self.session,
+            originals=[leaf.detach().clone() for leaf in leaves],
+            seed=self.seed + 2,
+            path=self.path,
+            where=f"custom function {node.facts.name} alone",
+            counts=self.counts,
+            share=self._share_of_node(index),
+            habits=self.habits,
         )
         alone.integers = _integers(node.args)
         try:
@@ -199,7 +221,9 @@ class TorchModuleProblem(TorchProblem):
             if isinstance(value, torch.Tensor) and differentiable(value) and value.requires_grad and id(value) not in inputs:
                 inputs[id(value)] = value
                 label = f"{path or 'the model'} input[{position}]"
-                blocks.append(Block(name=label, shape=tuple(value.shape), dtype=dtype_name(value.dtype), kind="input", module=path))
+                blocks.append(
+                    Block(name=label, shape=tuple(value.shape), dtype=dtype_name(value.dtype), kind="input", module=path)
+                )
                 leaves.append(value)
                 originals.append(value.detach().clone())
         if not blocks:
@@ -209,9 +233,18 @@ class TorchModuleProblem(TorchProblem):
             return module(*_fresh(args), **_fresh(kwargs))
 
         alone = TorchModuleProblem(
-            call, blocks, leaves, self.session, originals=originals, seed=self.seed + 1, path=self.path,
-            where=f"module {path or 'root'} ({type(module).__name__}) alone", counts=self.counts,
-            share=self._share_of(module), modules=[(path, module)], habits=self.habits,
+            call,
+            blocks,
+            leaves,
+            self.session,
+            originals=originals,
+            seed=self.seed + 1,
+            path=self.path,
+            where=f"module {path or 'root'} ({type(module).__name__}) alone",
+            counts=self.counts,
+            share=self._share_of(module),
+            modules=[(path, module)],
+            habits=self.habits,
         )
         alone.integers = _integers((args, kwargs))
         alone.children = {p: m for p, m in self.children.items() if p == path or p.startswith(f"{path}." if path else "")}
@@ -238,9 +271,7 @@ class TorchModuleProblem(TorchProblem):
 
     # -- Entrywise ------------------------------------------------------------------------------------------------
 
-    def differences(
-        self, block: int, indices: Sequence[int], step: float, budget: int
-    ) -> tuple[NDArray[np.float64], str, str]:
+    def differences(self, block: int, indices: Sequence[int], step: float, budget: int) -> tuple[NDArray[np.float64], str, str]:
         """phi(+step e_k) and phi(-step e_k), minus phi(0), shape (n, 2); the path that ran, and why not the other."""
         self._ensure()
         if self._batching is None or self._batching.block != block:
@@ -303,8 +334,17 @@ class TorchModuleProblem(TorchProblem):
                 return original()
 
         other = TorchModuleProblem(
-            call, self.blocks, self.leaves, self.session, originals=self.originals, seed=self.seed, path=self.path,
-            where=self.where, counts=self.counts, share=self.share, scalar=self.scalar,
+            call,
+            self.blocks,
+            self.leaves,
+            self.session,
+            originals=self.originals,
+            seed=self.seed,
+            path=self.path,
+            where=self.where,
+            counts=self.counts,
+            share=self.share,
+            scalar=self.scalar,
         )
         other._offset = self._offset
         yield other

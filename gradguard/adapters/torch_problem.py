@@ -128,7 +128,8 @@ class TorchProblem:
             if only is None or only.numel() != 1:
                 shapes = ", ".join(str(tuple(t.shape)) for _, t in floating) or type(result).__name__
                 raise UsageError(
-                    f"the loss is not a scalar: got {shapes}", where=self.where,
+                    f"the loss is not a scalar: got {shapes}",
+                    where=self.where,
                     todo="reduce it, for example with .mean()",
                 )
         outputs.names = [name for name, _ in floating]
@@ -150,7 +151,8 @@ class TorchProblem:
                 raise UsageError(
                     f"the {'loss' if self.scalar else 'output'} is NaN at this point "
                     f"({outputs.names[i]}: {bad} of {values.numel()} entries)",
-                    where=self.where, todo="check the inputs and the parameters for NaN, log(0), 0/0 and overflow",
+                    where=self.where,
+                    todo="check the inputs and the parameters for NaN, log(0), 0/0 and overflow",
                 )
             pattern = torch.from_numpy(draw(self.seed + 7919, position, values.numel())).to(values.device)
             cotangent = (pattern.to(values.dtype) / SIGNIFICANT).reshape(values.shape)
@@ -159,7 +161,8 @@ class TorchProblem:
                 if infinite.all() and infinite.numel():
                     raise UsageError(
                         f"the {'loss' if self.scalar else 'output'} is infinite at this point ({outputs.names[i]})",
-                        where=self.where, todo="check the inputs and the parameters for log(0) and overflow",
+                        where=self.where,
+                        todo="check the inputs and the parameters for log(0) and overflow",
                     )
                 cotangent = torch.where(infinite, torch.zeros_like(cotangent), cotangent)
                 self.notes = (*self.notes, f"{outputs.names[i]}: {int(infinite.sum())} infinite entries left out")
@@ -219,7 +222,10 @@ class TorchProblem:
         for i, leaf in enumerate(self.leaves):
             if id(leaf) in frozen and i not in self.frozen:
                 self.frozen[i] = sorted(frozen[id(leaf)])
-                self.notes = (*self.notes, f"{self.blocks[i].name}: padding row {self.frozen[i]} has no gradient by design; left out")
+                self.notes = (
+                    *self.notes,
+                    f"{self.blocks[i].name}: padding row {self.frozen[i]} has no gradient by design; left out",
+                )
 
     def _learning(self, *, backward: bool = False) -> AbstractContextManager[None]:
         if self.known_habits:
@@ -269,7 +275,8 @@ class TorchProblem:
                 if self.failure is not None:
                     return [None] * len(self.leaves), ["none: backward fails"] * len(self.leaves)
                 raise UsageError(
-                    f"backward raised {type(error).__name__}: {error}", where=self.where,
+                    f"backward raised {type(error).__name__}: {error}",
+                    where=self.where,
                     todo="run loss.backward() on the same inputs to see it outside gradguard",
                 ) from error
             found = self._backward_through_grad(heads, wanted, cotangents)
@@ -521,7 +528,11 @@ class TorchProblem:
             zero = norm == 0.0 and not bool(values.any())
             result.append(
                 BlockFacts(
-                    gradient_norm=norm, value_rms=self._rms[i], zero=zero, nonfinite=bad, first_nonfinite=first,
+                    gradient_norm=norm,
+                    value_rms=self._rms[i],
+                    zero=zero,
+                    nonfinite=bad,
+                    first_nonfinite=first,
                     wrong_shape=self._shapes[i],
                 )
             )
@@ -559,8 +570,17 @@ class TorchProblem:
     def at(self, nudge: Tangent | None, size: float) -> TorchProblem:
         """The same problem at x + size * u; the session is shared."""
         other = TorchProblem(
-            self.call, self.blocks, self.leaves, self.session, originals=self.originals, seed=self.seed, path=self.path,
-            where=self.where, counts=self.counts, share=self.share, scalar=self.scalar,
+            self.call,
+            self.blocks,
+            self.leaves,
+            self.session,
+            originals=self.originals,
+            seed=self.seed,
+            path=self.path,
+            where=self.where,
+            counts=self.counts,
+            share=self.share,
+            scalar=self.scalar,
         )
         other._offset = None if nudge is None else (nudge, size)
         return other

@@ -49,8 +49,10 @@ class RandomState:
         now = RandomState()
         if not torch.equal(self.cpu, now.cpu) or self.python != now.python:
             return True
-        if self.cuda is not None and now.cuda is not None and any(
-            not torch.equal(a, b) for a, b in zip(self.cuda, now.cuda, strict=True)
+        if (
+            self.cuda is not None
+            and now.cuda is not None
+            and any(not torch.equal(a, b) for a, b in zip(self.cuda, now.cuda, strict=True))
         ):
             return True
         if self.mps is not None and now.mps is not None and not torch.equal(self.mps, now.mps):
@@ -149,7 +151,13 @@ class Session:
     """
 
     def __init__(
-        self, modules: Sequence[torch.nn.Module], leaves: Sequence[torch.Tensor], *, lift: bool, seed: int, generators: Sequence[Any] = ()
+        self,
+        modules: Sequence[torch.nn.Module],
+        leaves: Sequence[torch.Tensor],
+        *,
+        lift: bool,
+        seed: int,
+        generators: Sequence[Any] = (),
     ) -> None:
         self.modules = list(dict.fromkeys(inner for module in modules for inner in module.modules()))
         found: dict[int, torch.Tensor] = {}
@@ -192,9 +200,7 @@ class Session:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         for tensor, data in self._data:
             tensor.data = data
         self._outer.restore()

@@ -52,7 +52,10 @@ class Ladder:
 
 
 DOUBLE = Ladder(
-    name="float64", exponents=(-27, -24, -21, -18, -15, -12, -9, -6), lower=(-39, -36, -33, -30), noise_exponent=-22,
+    name="float64",
+    exponents=(-27, -24, -21, -18, -15, -12, -9, -6),
+    lower=(-39, -36, -33, -30),
+    noise_exponent=-22,
     epsilon=2.0**-52,
 )
 SINGLE = Ladder(name="float32", exponents=(-13, -11, -9, -7, -5, -3), lower=(-17, -15), noise_exponent=-9, epsilon=2.0**-23)
@@ -235,7 +238,9 @@ class _Walk:
         best = (value, 3 * bar, level)
         for i in range(1, len(kept)):
             value, noise, level = kept[i]
-            change = max((abs(value - v) * EARLIER_MARGIN ** (level - 1 - k) for v, _, k in kept[:i] if k < level), default=-1.0)
+            change = max(
+                (abs(value - v) * EARLIER_MARGIN ** (level - 1 - k) for v, _, k in kept[:i] if k < level), default=-1.0
+            )
             if change < 0:
                 continue
             total = float(np.hypot(noise, RICHARDSON_MARGIN * change))
@@ -249,8 +254,18 @@ class _Walk:
         nothing = float("nan")
         if n == 0:
             return Slope(
-                value=nothing, error_bar=float("inf"), sigma=self.sigma, step=nothing, largest=nothing, right=nothing,
-                left=nothing, kink=False, forwards=forwards, steps=h, odd=(plus - minus) / 2, even=(plus + minus) / 2,
+                value=nothing,
+                error_bar=float("inf"),
+                sigma=self.sigma,
+                step=nothing,
+                largest=nothing,
+                right=nothing,
+                left=nothing,
+                kink=False,
+                forwards=forwards,
+                steps=h,
+                odd=(plus - minus) / 2,
+                even=(plus + minus) / 2,
                 reason=f"not finite even at step {h[0]:.1e}",
             )
         value, bar, level = self.best()
@@ -258,14 +273,22 @@ class _Walk:
         kink, jump = self._kink(h[:n], plus[:n], minus[:n])
         reason = "" if len({k for _, _, k in kept}) > 1 else "no two steps agree"
         return Slope(
-            value=value, error_bar=bar, sigma=self.sigma, step=float(h[level]), largest=float(h[max(k for _, _, k in kept)]),
-            right=value + jump, left=value - jump, kink=kink, forwards=forwards, steps=h, odd=(plus - minus) / 2,
-            even=(plus + minus) / 2, reason=reason,
+            value=value,
+            error_bar=bar,
+            sigma=self.sigma,
+            step=float(h[level]),
+            largest=float(h[max(k for _, _, k in kept)]),
+            right=value + jump,
+            left=value - jump,
+            kink=kink,
+            forwards=forwards,
+            steps=h,
+            odd=(plus - minus) / 2,
+            even=(plus + minus) / 2,
+            reason=reason,
         )
 
-    def _kink(
-        self, h: NDArray[np.float64], plus: NDArray[np.float64], minus: NDArray[np.float64]
-    ) -> tuple[bool, float]:
+    def _kink(self, h: NDArray[np.float64], plus: NDArray[np.float64], minus: NDArray[np.float64]) -> tuple[bool, float]:
         """Whether 0 is a kink, and half the difference of the one-sided slopes.
 
         (phi(h) + phi(-h)) / 2h goes to 0 like h where phi is smooth, and stays constant at a kink.

@@ -62,8 +62,13 @@ def measure_entrywise(problem: Differentiable, settings: Settings) -> Gradients:
         worst += rows
         done += block.size
     return EntrywiseGradients(
-        results=tuple(results), limit=shooter.limit, lifted=shooter.double, notes=problem.notes, path=problem.path,
-        seed=settings.seed, worst=tuple(worst),
+        results=tuple(results),
+        limit=shooter.limit,
+        lifted=shooter.double,
+        notes=problem.notes,
+        path=problem.path,
+        seed=settings.seed,
+        worst=tuple(worst),
     )
 
 
@@ -109,8 +114,11 @@ class _Block:
         count = len(wrong) + (rest if rest > 0 and len(wrong) == CONFIRMED else 0)
         rows = [
             {
-                "block": self.block.name, "index": str([int(n) for n in np.unravel_index(k, self.block.shape or (1,))]),
-                "analytical": a, "numerical": n, "error_bar": e,
+                "block": self.block.name,
+                "index": str([int(n) for n in np.unravel_index(k, self.block.shape or (1,))]),
+                "analytical": a,
+                "numerical": n,
+                "error_bar": e,
             }
             for k, a, n, e in wrong[:SHOWN]
         ]
@@ -123,7 +131,9 @@ class _Block:
         """Noise, and the curvature that a sample of entries shows between one step and two."""
         n = self.block.size
         sample = np.unique(np.linspace(0, n - 1, min(SAMPLE, n)).astype(int))
-        values, _, _ = self.problem.differences(self.index, [int(k) for k in sample], 2 * self.step, self.settings.memory_budget)
+        values, _, _ = self.problem.differences(
+            self.index, [int(k) for k in sample], 2 * self.step, self.settings.memory_budget
+        )
         twice = (values[:, 0] - values[:, 1]) / (4 * self.step)
         curvature = float(np.nanmax(np.abs(twice - numerical[sample]))) / 3 if len(sample) else 0.0
         noise = self.sigma / (np.sqrt(2) * self.step)
@@ -139,8 +149,16 @@ class _Block:
         return shot.slope.value / self.scale, shot.error_bar / self.scale
 
     def _result(
-        self, a: NDArray[np.float64], n: NDArray[np.float64], bar: NDArray[np.float64], wrong: list[tuple[int, float, float, float]],
-        count: int, unclear: int, path: str, reason: str, forwards: float,
+        self,
+        a: NDArray[np.float64],
+        n: NDArray[np.float64],
+        bar: NDArray[np.float64],
+        wrong: list[tuple[int, float, float, float]],
+        count: int,
+        unclear: int,
+        path: str,
+        reason: str,
+        forwards: float,
     ) -> BlockResult:
         facts = self.shooter.facts[self.index]
         norm = float(np.linalg.norm(a))
@@ -148,10 +166,19 @@ class _Block:
         if wrong:
             k, analytical, numerical, one = wrong[0]
             return BlockResult(
-                block=self.block, verdict="fail", analytical=analytical, numerical=numerical, error_bar=one,
-                z=abs(analytical - numerical) / one, resolution=error / norm if norm else float("nan"), forwards=forwards,
-                path=path, reason=f"{count} of {self.block.size} entries differ" + (f"; {reason}" if reason else ""),
-                missing=facts.missing, worst=k, count=count,
+                block=self.block,
+                verdict="fail",
+                analytical=analytical,
+                numerical=numerical,
+                error_bar=one,
+                z=abs(analytical - numerical) / one,
+                resolution=error / norm if norm else float("nan"),
+                forwards=forwards,
+                path=path,
+                reason=f"{count} of {self.block.size} entries differ" + (f"; {reason}" if reason else ""),
+                missing=facts.missing,
+                worst=k,
+                count=count,
             )
         worst = int(np.nanargmax(np.abs(a - n) / bar)) if np.isfinite(n).any() else 0
         if unclear:
@@ -159,7 +186,15 @@ class _Block:
         else:
             verdict = "zero" if norm == 0 else "pass"
         return BlockResult(
-            block=self.block, verdict=verdict, analytical=float(a[worst]), numerical=float(n[worst]), error_bar=float(bar[worst]),
-            z=float(abs(a[worst] - n[worst]) / bar[worst]), resolution=error / norm if norm else float("nan"),
-            forwards=forwards, path=path, reason=reason, missing=facts.missing,
+            block=self.block,
+            verdict=verdict,
+            analytical=float(a[worst]),
+            numerical=float(n[worst]),
+            error_bar=float(bar[worst]),
+            z=float(abs(a[worst] - n[worst]) / bar[worst]),
+            resolution=error / norm if norm else float("nan"),
+            forwards=forwards,
+            path=path,
+            reason=reason,
+            missing=facts.missing,
         )

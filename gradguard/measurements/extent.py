@@ -142,8 +142,16 @@ def find_extent(problem: Differentiable, block: int, seed: int) -> Extent:
         return Extent(text=text, shape=shape, pattern=pattern, likely=likely, count=count)
     name = entry_name(search.block.name, shape, worst[0])
     return Extent(
-        text=text, shape=shape, pattern=pattern, likely=likely, count=count, entry=name, index=worst[0], analytical=worst[1],
-        numerical=worst[2], error_bar=worst[3],
+        text=text,
+        shape=shape,
+        pattern=pattern,
+        likely=likely,
+        count=count,
+        entry=name,
+        index=worst[0],
+        analytical=worst[1],
+        numerical=worst[2],
+        error_bar=worst[3],
     )
 
 
@@ -158,8 +166,13 @@ def _whole_pattern(search: _Search) -> tuple[str, str]:
     if np.all(np.abs(ratios - ratio) <= SAME * max(abs(ratio), 1e-3) + 20 * bars):
         outputs = _output_extents(search)
         return (
-            f"analytical = {ratio:.6g} x numerical: dividing the block by {ratio:.6g} makes it pass", name_ratio(ratio, outputs)
-        ) if abs(ratio) > 1e-9 else ("analytical is zero", "backward returns zeros")
+            (
+                f"analytical = {ratio:.6g} x numerical: dividing the block by {ratio:.6g} makes it pass",
+                name_ratio(ratio, outputs),
+            )
+            if abs(ratio) > 1e-9
+            else ("analytical is zero", "backward returns zeros")
+        )
     if not isinstance(search.problem, Comparable):
         return "", ""
     by_name: dict[str, int] = {}
@@ -169,7 +182,12 @@ def _whole_pattern(search: _Search) -> tuple[str, str]:
                 by_name[name] = by_name.get(name, 0) + 1
     for name, times in by_name.items():
         if times == len(shots):
-            return name, f"backward returns the gradient with its {name}" if name != "transposed" else "a transpose is missing, or one too many"
+            return (
+                name,
+                f"backward returns the gradient with its {name}"
+                if name != "transposed"
+                else "a transpose is missing, or one too many",
+            )
     return "", ""
 
 
@@ -199,12 +217,17 @@ def _sliced_pattern(search: _Search) -> tuple[str, str] | None:
             continue
         extent = len(sums[0][1])
         parts = {
-            f"only the first {what} counts": slice(0, 1), f"only the last {what} counts": slice(extent - 1, extent),
-            f"the first {what} is left out": slice(1, extent), f"the last {what} is left out": slice(0, extent - 1),
+            f"only the first {what} counts": slice(0, 1),
+            f"only the last {what} counts": slice(extent - 1, extent),
+            f"the first {what} is left out": slice(1, extent),
+            f"the last {what} is left out": slice(0, extent - 1),
         }
         for name, chosen in parts.items():
             if all(abs(slopes[chosen].sum() - shot.analytical) <= search.tolerance * 4 for shot, slopes in sums):
-                return name, f"a sum over the {'batch' if axis == 0 else 'second axis'} is missing in backward (or takes one slice of it)"
+                return (
+                    name,
+                    f"backward lacks a sum over the {'batch' if axis == 0 else 'second axis'}, or takes one slice of it",
+                )
     return None
 
 
@@ -300,7 +323,10 @@ def _text(
 
 
 def _part_pattern(
-    shape: tuple[int, ...], box: list[tuple[int, int]], count: int | None, worst: tuple[int, float, float, float] | None,
+    shape: tuple[int, ...],
+    box: list[tuple[int, int]],
+    count: int | None,
+    worst: tuple[int, float, float, float] | None,
     ratios: list[float],
 ) -> tuple[str, str]:
     """What a part that is wrong is usually called."""
@@ -315,14 +341,18 @@ def _part_pattern(
         elif numerical and same and (len(ratios) > 1 or count == 1):
             kind = f"analytical = {analytical / numerical:.4g} x numerical"
     if count == 1 or prod(b - a for a, b in box) == 1:
-        return (f"a single entry, {kind}" if kind else "a single entry"), "an off-by-one in an index, or a special case of one position"
+        return (
+            f"a single entry, {kind}" if kind else "a single entry"
+        ), "an off-by-one in an index, or a special case of one position"
     for axis, (start, stop) in enumerate(box):
         if (stop - start) < shape[axis]:
             what = axis_name(axis, len(shape))
             if stop - start > shape[axis] // 2:
                 return kind, "a term of the derivative is missing, or multiplied where it should be added"
             if stop == shape[axis] and start > 0:
-                return f"only the last {stop - start} {what}, {kind}".rstrip(", "), "the last partial block of a loop or kernel is left out"
+                return f"only the last {stop - start} {what}, {kind}".rstrip(
+                    ", "
+                ), "the last partial block of a loop or kernel is left out"
             if start == 0:
                 return f"only the first {stop - start} {what}, {kind}".rstrip(", "), "an overwritten or doubled edge"
             return f"only some {what}, {kind}".rstrip(", "), "one part is mapped to another index in backward"

@@ -50,8 +50,8 @@ class BlockResult:
     """One row of the table ``gradients``.
 
     ``verdict``: pass, fail, inconclusive, zero (no gradient, and the slope is 0 within its bar), empty, nonfinite,
-    shape, excluded (its gradient is declared not to be the derivative). ``analytical`` and ``numerical`` are the slopes along the best tangent; where several blocks moved together,
-    the whole difference is put on this one.
+    shape, excluded (its gradient is declared not to be the derivative). ``analytical`` and ``numerical`` are the slopes
+    along the best tangent; where several blocks moved together, the whole difference is put on this one.
     """
 
     block: Block
@@ -118,10 +118,22 @@ class Gradients(Measurement):
         for r in self.results:
             rows.append(
                 {
-                    "block": r.block.name, "shape": str(r.block.shape), "dtype": r.block.dtype, "analytical": r.analytical,
-                    "numerical": r.numerical, "error_bar": r.error_bar, "z": r.z, "relative_error": r.relative_error,
-                    "resolution": r.resolution, "ratio": r.ratio, "order_observed": r.order, "kink": r.kink,
-                    "verdict": r.verdict, "forwards": r.forwards, "path": r.path, "reason": r.reason,
+                    "block": r.block.name,
+                    "shape": str(r.block.shape),
+                    "dtype": r.block.dtype,
+                    "analytical": r.analytical,
+                    "numerical": r.numerical,
+                    "error_bar": r.error_bar,
+                    "z": r.z,
+                    "relative_error": r.relative_error,
+                    "resolution": r.resolution,
+                    "ratio": r.ratio,
+                    "order_observed": r.order,
+                    "kink": r.kink,
+                    "verdict": r.verdict,
+                    "forwards": r.forwards,
+                    "path": r.path,
+                    "reason": r.reason,
                 }
             )
         return {"gradients": rows}
@@ -171,7 +183,9 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
         return Unavailable(wanted="gradients", reason="the problem has no gradient to compare")
     determinism = the(evidence, Determinism)
     if determinism is not None and not determinism.usable:
-        return Unavailable(wanted="gradients", reason="the value changes from call to call, so its differences mean nothing (GG104)")
+        return Unavailable(
+            wanted="gradients", reason="the value changes from call to call, so its differences mean nothing (GG104)"
+        )
     if settings.method == "entrywise":
         from gradguard.measurements.entrywise import measure_entrywise
 
@@ -228,8 +242,12 @@ def compare(problem: Differentiable, settings: Settings, *, quick: bool = False)
     for i in [*active, *silent]:
         results[i] = state.alone.get(i) or _judge(state, i, problem.path)
     return Gradients(
-        results=tuple(results[i] for i in range(len(problem.blocks))), limit=shooter.limit, lifted=shooter.double,
-        notes=problem.notes, path=problem.path, seed=settings.seed,
+        results=tuple(results[i] for i in range(len(problem.blocks))),
+        limit=shooter.limit,
+        lifted=shooter.double,
+        notes=problem.notes,
+        path=problem.path,
+        seed=settings.seed,
     )
 
 
@@ -239,10 +257,15 @@ def _without_measuring(block: Block, facts: BlockFacts) -> BlockResult | None:
     if block.excluded:
         return BlockResult(block=block, verdict="excluded", reason=block.excluded)
     if facts.wrong_shape:
-        return BlockResult(block=block, verdict="shape", came=facts.wrong_shape, reason=f"its gradient has shape {facts.wrong_shape}")
+        return BlockResult(
+            block=block, verdict="shape", came=facts.wrong_shape, reason=f"its gradient has shape {facts.wrong_shape}"
+        )
     if facts.nonfinite:
         return BlockResult(
-            block=block, verdict="nonfinite", nonfinite=facts.nonfinite, first_nonfinite=facts.first_nonfinite,
+            block=block,
+            verdict="nonfinite",
+            nonfinite=facts.nonfinite,
+            first_nonfinite=facts.first_nonfinite,
             reason=f"{facts.nonfinite} entries of its gradient are not finite",
         )
     return None
@@ -326,7 +349,9 @@ def _one_by_one(state: _State) -> None:
             state.passed.append(shot)
     for group in todo:
         for i in group:
-            state.alone[i] = BlockResult(block=state.blocks[i], verdict="inconclusive", reason="in a group that differs; not looked at alone")
+            state.alone[i] = BlockResult(
+                block=state.blocks[i], verdict="inconclusive", reason="in a group that differs; not looked at alone"
+            )
 
 
 def _only_together(state: _State, candidates: list[int]) -> None:
@@ -339,7 +364,9 @@ def _only_together(state: _State, candidates: list[int]) -> None:
         shots = [state.shooter.shoot(state.shooter.tangent([i])) for _ in range(2)] if state.alone[i].z > 1 else []
         worst = max(shots, key=lambda s: s.z, default=None)
         if worst is not None and worst.z > state.alone[i].z:
-            state.alone[i] = _result(state, i, worst, "fail" if worst.z > state.shooter.limit else state.alone[i].verdict, "alone", 0.0)
+            state.alone[i] = _result(
+                state, i, worst, "fail" if worst.z > state.shooter.limit else state.alone[i].verdict, "alone", 0.0
+            )
     if not any(result.verdict == "fail" for result in state.alone.values()):
         likeliest = max(candidates, key=lambda i: np.nan_to_num(state.alone[i].z))
         state.alone[likeliest] = _result(
@@ -364,7 +391,7 @@ def _alone(state: _State, i: int) -> None:
         shot = next((s for s in others if np.isfinite(s.z) and s.z > shooter.limit and not _constants_only(s)), shot)
     if np.isfinite(shot.z) and shooter.limit < shot.z and _constants_only(shot):
         verdict = "pass"
-        reason = f"off by {abs(shot.difference) / float(shot.norms.sum()):.0e}: what constants of a kernel that are rounded to float32 leave"
+        reason = f"off by {abs(shot.difference) / float(shot.norms.sum()):.0e}: what float32 constants in a kernel leave"
         shot = replace(shot, error_bar=max(shot.error_bar, abs(shot.difference)))
     elif np.isfinite(shot.z):
         verdict = "fail" if shot.z > shooter.limit else "pass" if _good(state, shot, i) else "inconclusive"
@@ -384,7 +411,11 @@ def _good(state: _State, shot: Shot, i: int) -> bool:
 
 def _modules(state: _State, problem: Modular, settings: Settings) -> None:
     """Blocks that the whole model drowns: checked through their own module's VJP."""
-    wanting = [i for i in state.unresolved(MODULE_GOAL if state.shooter.double else RESOLVED_SINGLE) if state.blocks[i].module is not None]
+    wanting = [
+        i
+        for i in state.unresolved(MODULE_GOAL if state.shooter.double else RESOLVED_SINGLE)
+        if state.blocks[i].module is not None
+    ]
     done: dict[str, Gradients | None] = {}
     problem.expect(list(dict.fromkeys(str(state.blocks[i].module) for i in wanting))[:RECORDED])
     for i in wanting:
@@ -406,7 +437,9 @@ def _modules(state: _State, problem: Modular, settings: Settings) -> None:
             if result.verdict == "inconclusive" or (result.verdict != "fail" and result.resolution >= state.resolution(i)):
                 continue
             state.alone[i] = replace(
-                result, block=block, path=f"{path or 'the model'} alone",
+                result,
+                block=block,
+                path=f"{path or 'the model'} alone",
                 reason=result.reason or "its share of the whole model's slope is below what can be resolved",
             )
 
@@ -439,7 +472,17 @@ def _largest(state: _State) -> float:
 def _result(state: _State, i: int, shot: Shot, verdict: str, path: str, forwards: float, reason: str = "") -> BlockResult:
     share = float(shot.shares[i])
     return BlockResult(
-        block=state.blocks[i], verdict=verdict, analytical=share, numerical=share - shot.difference, error_bar=shot.error_bar,
-        z=shot.z, resolution=shot.resolution(i) if share else float("nan"), order=shot.slope.order(shot.analytical),
-        kink=shot.slope.kink, forwards=forwards, path=path, reason=reason, missing=state.shooter.facts[i].missing,
+        block=state.blocks[i],
+        verdict=verdict,
+        analytical=share,
+        numerical=share - shot.difference,
+        error_bar=shot.error_bar,
+        z=shot.z,
+        resolution=shot.resolution(i) if share else float("nan"),
+        order=shot.slope.order(shot.analytical),
+        kink=shot.slope.kink,
+        forwards=forwards,
+        path=path,
+        reason=reason,
+        missing=state.shooter.facts[i].missing,
     )

@@ -70,8 +70,11 @@ class Kinks(Measurement):
         """The wrong entries in the table ``entries``."""
         rows: Table = [
             {
-                "block": e.block.name, "index": str(list(np.unravel_index(e.index, e.block.shape or (1,)))), "analytical": e.analytical,
-                "numerical": (e.left + e.right) / 2, "error_bar": e.error_bar,
+                "block": e.block.name,
+                "index": str(list(np.unravel_index(e.index, e.block.shape or (1,)))),
+                "analytical": e.analytical,
+                "numerical": (e.left + e.right) / 2,
+                "error_bar": e.error_bar,
             }
             for e in self.wrong
         ]
@@ -103,8 +106,14 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
         wrong = np.isfinite(left) and not left - bar <= outside.value <= right + bar
         entries.append(
             KinkEntry(
-                block=problem.blocks[outside.block], index=outside.index, analytical=outside.value, left=left, right=right,
-                error_bar=shot.error_bar / scale, kink=shot.slope.kink, outside=bool(wrong),
+                block=problem.blocks[outside.block],
+                index=outside.index,
+                analytical=outside.value,
+                left=left,
+                right=right,
+                error_bar=shot.error_bar / scale,
+                kink=shot.slope.kink,
+                outside=bool(wrong),
             )
         )
     names = tuple(r.block.name for r in gradients.results if r.kink)

@@ -121,7 +121,14 @@ class _Guilt:
             if alone is None or not self.fails(alone):
                 continue
             self.located = True
-            self._inside(alone, node.module, self.problem.module_class(node.module), node.origins, f"{node.name} at {node.location}", node.direct)
+            self._inside(
+                alone,
+                node.module,
+                self.problem.module_class(node.module),
+                node.origins,
+                f"{node.name} at {node.location}",
+                node.direct,
+            )
 
     def modules(self) -> None:
         """The deepest modules that fail alone while nothing that they call does."""
@@ -152,7 +159,13 @@ class _Guilt:
         return alone is None or self.fails(alone)
 
     def _inside(
-        self, alone: Differentiable, module: str, owner: str, origins: tuple[str, ...], function: str, direct: tuple[bool, ...] = ()
+        self,
+        alone: Differentiable,
+        module: str,
+        owner: str,
+        origins: tuple[str, ...],
+        function: str,
+        direct: tuple[bool, ...] = (),
     ) -> None:
         """Which arguments of a guilty part have a wrong gradient, and where in them."""
         inside = compare(alone, replace(self.settings, seed=self.settings.seed + 73))
@@ -168,9 +181,20 @@ class _Guilt:
             same = not origin or not direct or direct[i]
             entry = extent.entry.replace(result.block.name, name, 1) if same else ""
             place = Place(
-                block=name, module=module, location=where, entry=entry, analytical=extent.analytical, numerical=extent.numerical,
-                error_bar=extent.error_bar, z=result.z, extent=extent.text, count=extent.count, pattern=extent.pattern,
-                likely=extent.likely, evidence=f"z = {result.z:.2g} of {function or 'the module'} alone", guilty=True,
+                block=name,
+                module=module,
+                location=where,
+                entry=entry,
+                analytical=extent.analytical,
+                numerical=extent.numerical,
+                error_bar=extent.error_bar,
+                z=result.z,
+                extent=extent.text,
+                count=extent.count,
+                pattern=extent.pattern,
+                likely=extent.likely,
+                evidence=f"z = {result.z:.2g} of {function or 'the module'} alone",
+                guilty=True,
             )
             if origin in self.wrong and all(p.block != origin for p in self.places):
                 self.places.append(place)
@@ -185,7 +209,14 @@ class _Guilt:
             extent = find_extent(self.problem, i, self.settings.seed + 83)
             self.places.append(
                 Place(
-                    block=name, entry=extent.entry, analytical=extent.analytical, numerical=extent.numerical,
-                    error_bar=extent.error_bar, extent=extent.text, count=extent.count, pattern=extent.pattern, likely=extent.likely,
+                    block=name,
+                    entry=extent.entry,
+                    analytical=extent.analytical,
+                    numerical=extent.numerical,
+                    error_bar=extent.error_bar,
+                    extent=extent.text,
+                    count=extent.count,
+                    pattern=extent.pattern,
+                    likely=extent.likely,
                 )
             )

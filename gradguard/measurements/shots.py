@@ -14,15 +14,21 @@ from gradguard.blocks import Tangent
 from gradguard.differences.ladder import DOUBLE, SINGLE, Ladder, Slope, measure_slope
 from gradguard.differences.noise import Noise
 
-__all__ = ["FINE", "Shot", "Shooter"]
+__all__ = ["FINE", "Shooter", "Shot"]
 
 FINE = Ladder(
-    name="confirmation", exponents=(-32, -30, -28, -26, -24, -22, -20, -18, -16, -14, -12, -10, -8), lower=(-44, -42, -40, -38, -36, -34),
-    noise_exponent=-24, epsilon=2.0**-52,
+    name="confirmation",
+    exponents=(-32, -30, -28, -26, -24, -22, -20, -18, -16, -14, -12, -10, -8),
+    lower=(-44, -42, -40, -38, -36, -34),
+    noise_exponent=-24,
+    epsilon=2.0**-52,
 )
 FINE_SINGLE = Ladder(
-    name="confirmation in float32", exponents=(-14, -13, -12, -11, -10, -9, -8, -7, -6, -5, -4, -3), lower=(-18, -17, -16, -15),
-    noise_exponent=-10, epsilon=2.0**-23,
+    name="confirmation in float32",
+    exponents=(-14, -13, -12, -11, -10, -9, -8, -7, -6, -5, -4, -3),
+    lower=(-18, -17, -16, -15),
+    noise_exponent=-10,
+    epsilon=2.0**-23,
 )
 COMPLEX_TRUST = 1e-3
 """A complex step is believed to this share of the error bar that verified it."""
@@ -94,7 +100,10 @@ class Shooter:
         shares, norms = (rows[0] for rows in self.problem.shares([tangent]))
         audible = norms[norms > 1e-9 * float(norms.max(initial=0.0))]
         slope = measure_slope(
-            lambda steps: self.problem.values([tangent], steps)[0], ladder or self.ladder, scale=self._value_scale, noise=known,
+            lambda steps: self.problem.values([tangent], steps)[0],
+            ladder or self.ladder,
+            scale=self._value_scale,
+            noise=known,
             enough=PRECISE * float(audible.min(initial=np.inf)) if len(audible) else 0.0,
         )
         if known is None:

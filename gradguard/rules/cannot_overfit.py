@@ -9,6 +9,7 @@ from typing import ClassVar
 from gradguard.errors import UsageError
 from gradguard.finding import Outcome
 from gradguard.measurements.base import Evidence, the
+from gradguard.measurements.curvature import Curvature
 from gradguard.measurements.overfit import OneBatch, Overfit
 from gradguard.rules.base import Rule
 
@@ -22,8 +23,8 @@ class CannotOverfit(Rule):
     What it does:
         Where the short runs have learnt nothing worth mentioning, trains copies on one batch alone, at the rate as set, at
         the best rate seen and at a tenth, and asks whether the best is better than the best constant guess for that batch
-        (cross-entropy against the labels' entropy, squared error against their variance); where predictions and labels are
-        not known, whether the loss falls at all. A run that is still falling at its end proves nothing, and passes.
+        (cross-entropy against the labels' entropy, squared error against their variance); where that is not known,
+        whether the loss falls at all and the output differs between samples. A run that is still falling at its end proves nothing, and passes.
 
     Why is this bad:
         A model that cannot learn one batch by heart will not learn the data: its loss, its head, its labels or its
@@ -38,6 +39,7 @@ class CannotOverfit(Rule):
     Options:
         prior: the part of the best constant guess's loss that must be beaten.
         progress: the part of the loss that must be gained, where the guess is not known.
+        spread: where it is not known, an output that differs less than this over the samples is a constant guess too.
 
     References:
         Karpathy 2019, A Recipe for Training Neural Networks: overfit a single batch.
@@ -46,13 +48,14 @@ class CannotOverfit(Rule):
     code: ClassVar[str] = "GG405"
     slug: ClassVar[str] = "cannot-overfit"
     needs: ClassVar[tuple[str, ...]] = ("overfit",)
-    optional: ClassVar[tuple[str, ...]] = ("rate_observation",)
+    optional: ClassVar[tuple[str, ...]] = ("rate_observation", "curvature")
 
     prior: float = 0.95
     progress: float = 0.02
+    spread: float = 1e-3
 
     def __post_init__(self) -> None:
-        for name in ("prior", "progress"):
+        for name in ("prior", "progress", "spread"):
             if not 0 < getattr(self, name) < 1:
                 raise UsageError(f"{self.code} takes {name} between 0 and 1, got {getattr(self, name)!r}")
 
@@ -76,6 +79,8 @@ class CannotOverfit(Rule):
             return Outcome(status="passed", margin=score)
         known = math.isfinite(run.prior) and math.isfinite(run.data_loss)
         against = f"the best constant guess has {run.prior:.4g}" if known else f"it began at {run.before:.4g}"
+        if not known and run.spread < self.spread:
+            against += ", and the output is the same for every sample"
         shown = run.data_loss if known else run.after
         broken = "a head, loss or labels that contradict each other, or a gradient that does not arrive"
         small = tried.trainable < 2 * tried.samples
@@ -83,17 +88,29 @@ class CannotOverfit(Rule):
             f"one batch cannot be learnt: after {run.steps} steps on it the loss is {shown:.4g}; {against}",
             severity="warning" if small else "error", observed=shown,
             limit=self.prior * run.prior if known else (1 - self.progress) * run.before, count=len(tried.runs),
-            evidence="rates tried: " + ", ".join(f"{r.lr:.3g} ({r.after:.4g})" for r in tried.runs),
+            evidence="; ".join(
+                ["rates tried: " + ", ".join(f"{r.lr:.3g} ({r.after:.4g})" for r in tried.runs), *self._where(evidence)]
+            ),
             likely="fewer parameters than the batch needs" if small else broken,
             hint="look at the other findings first",
         )
         return self.outcome([finding], margin=score)
 
+    def _where(self, evidence: Evidence) -> list[str]:
+        """What "stuck" means here: a slope that leads down (negative curvature), or the bottom of something."""
+        curvature: Curvature | None = the(evidence, Curvature)
+        if curvature is None or not curvature.groups:
+            return []
+        group = curvature.groups[0]
+        saddle = group.lambda_min < -0.01 * abs(group.lambda_max) - group.error_bar
+        where = "a saddle: there is a way down" if saddle else "no direction curves down"
+        return [f"curvature at the start from {group.lambda_min:.3g} to {group.lambda_max:.3g}, {where}"]
+
     def _score(self, run: OneBatch) -> float:
         """1 or more where the run did not beat the guess."""
         if math.isfinite(run.prior) and math.isfinite(run.data_loss) and run.prior > 0:
             return run.data_loss / (self.prior * run.prior)
-        if not math.isfinite(run.before):
+        if not math.isfinite(run.before) or (run.spread < self.spread and run.after > 0.05 * abs(run.before)):
             return math.inf
         gained = run.before - run.after
         return self.progress * abs(run.before) / gained if gained > 0 else math.inf

@@ -159,9 +159,13 @@ def explain(evidence: Evidence) -> list[str]:
     if curvature is None or not curvature.groups:
         return []
     first = next((g for g in curvature.groups if g.lr > 0), curvature.groups[0])
-    return [
+    texts = [
         f"lambda_1 = {first.lambda_max:.3g} +- {first.error_bar:.1g}: first steps overshoot above lr {first.limit:.3g} "
         f"(lr is {curvature.ratio:.3g} times that)"
     ]
+    if len(curvature.spread) > 1:
+        low, high = min(curvature.spread), max(curvature.spread)
+        texts.append(f"lambda_1 from {low:.3g} to {high:.3g} over {len(curvature.spread)} batches")
+    return texts
 
 

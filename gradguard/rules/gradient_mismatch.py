@@ -58,7 +58,10 @@ class GradientMismatch(Rule):
         wrong = [r for r in gradients.wrong if r.z > limit]
         requests = []
         if wrong:
-            requests = [Request(measurement="detached"), Request(measurement="localisation", about=tuple(r.block.name for r in wrong))]
+            requests = [
+                Request(measurement="detached"),
+                Request(measurement="localisation", about=tuple(r.block.name for r in wrong)),
+            ]
         if not gradients.at_point:
             requests.append(Request(measurement="kinks"))
         detached = the(evidence, Detached)
@@ -76,10 +79,20 @@ class GradientMismatch(Rule):
         outcome = self.outcome(findings, margin=margin, requests=tuple(requests))
         if explained and outcome.status == "passed" and not unresolved:
             names = ", ".join(explained[:3]) + (", ..." if len(explained) > 3 else "")
-            return Outcome(status="passed", findings=outcome.findings, margin=margin, requests=tuple(requests), reason=f"detached, see GG113: {names}")
+            return Outcome(
+                status="passed",
+                findings=outcome.findings,
+                margin=margin,
+                requests=tuple(requests),
+                reason=f"detached, see GG113: {names}",
+            )
         if outcome.status == "passed" and unresolved:
             return Outcome(
-                status="inconclusive", findings=outcome.findings, margin=margin, requests=tuple(requests), reason=_unclear(unresolved)
+                status="inconclusive",
+                findings=outcome.findings,
+                margin=margin,
+                requests=tuple(requests),
+                reason=_unclear(unresolved),
             )
         return outcome
 
@@ -100,14 +113,22 @@ class GradientMismatch(Rule):
     def _module(self, place: Place) -> Finding:
         """A module that passes a wrong gradient on to its input while its parameters' gradients are right."""
         if place.entry:
-            message = f"{place.entry}: analytical {place.analytical:.6g}, numerical {place.numerical:.6g} +- {place.error_bar:.1g}"
+            message = (
+                f"{place.entry}: analytical {place.analytical:.6g}, numerical {place.numerical:.6g} +- {place.error_bar:.1g}"
+            )
         else:
             message = f"{place.block}: the gradient that it returns is wrong"
         return self.finding(
             message,
-            block=place.block, module=place.module, count=place.count,
-            location="; ".join(text for text in (place.location, place.extent) if text), observed=place.z, pattern=place.pattern,
-            evidence=place.evidence, likely=place.likely, hint="its own backward is wrong, everything after it is right",
+            block=place.block,
+            module=place.module,
+            count=place.count,
+            location="; ".join(text for text in (place.location, place.extent) if text),
+            observed=place.z,
+            pattern=place.pattern,
+            evidence=place.evidence,
+            likely=place.likely,
+            hint="its own backward is wrong, everything after it is right",
         )
 
     def _block(self, r: BlockResult, place: Place | None, limit: float) -> Finding:
@@ -126,11 +147,20 @@ class GradientMismatch(Rule):
             where += f"; {place.location}: its own backward is wrong, everything after it is right"
         elif r.block.module is not None and r.block.kind == "parameter":
             where += f"; module {r.block.module or 'the model itself'} ({r.block.owner})"
-        order = "" if r.order != r.order else f"; Taylor remainder falls with order {r.order:.2f} (2.00 where the gradient is right)"
+        order = (
+            ""
+            if r.order != r.order
+            else f"; Taylor remainder falls with order {r.order:.2f} (2.00 where the gradient is right)"
+        )
         return self.finding(
             f"{name}: analytical {analytical:.6g}, numerical {numerical:.6g} +- {bar:.1g}",
-            block=r.block.name, module=(place.module if place is not None and place.guilty else r.block.module) or "", location=where, observed=r.z, limit=limit,
-            count=place.count if place is not None else r.count, total=r.block.size,
+            block=r.block.name,
+            module=(place.module if place is not None and place.guilty else r.block.module) or "",
+            location=where,
+            observed=r.z,
+            limit=limit,
+            count=place.count if place is not None else r.count,
+            total=r.block.size,
             pattern=place.pattern if place is not None else "",
             evidence=f"z = {r.z:.2g} (limit {limit:g}){order}",
             likely=place.likely if place is not None else "",
@@ -140,8 +170,12 @@ class GradientMismatch(Rule):
         e = entries[0]
         return self.finding(
             f"{e.name}: analytical {e.analytical:.6g}, numerical {(e.left + e.right) / 2:.6g} +- {e.error_bar:.1g}",
-            block=e.block.name, module=e.block.module or "", location=f"block {e.block.name}, at this point only",
-            count=len(entries), total=e.block.size, pattern="only at this value; a point nearby is right",
+            block=e.block.name,
+            module=e.block.module or "",
+            location=f"block {e.block.name}, at this point only",
+            count=len(entries),
+            total=e.block.size,
+            pattern="only at this value; a point nearby is right",
             evidence="the slopes from both sides agree with each other, and not with the gradient",
             likely="a special case in forward or backward at zeros, ties or a threshold",
         )

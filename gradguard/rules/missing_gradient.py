@@ -57,8 +57,13 @@ class MissingGradient(Rule):
         what = "no gradient (None)" if r.missing else "a gradient of exactly zero"
         return self.finding(
             f"{r.block.name}: gets {what}, but moves the value: numerical slope {r.numerical:.6g} +- {r.error_bar:.1g}",
-            block=r.block.name, module=r.block.module or "", observed=r.z, limit=self.z, total=r.block.size,
-            location=f"block {r.block.name} {r.block.shape}" + (f"; module {r.block.module} ({r.block.owner})" if r.block.module else ""),
+            block=r.block.name,
+            module=r.block.module or "",
+            observed=r.z,
+            limit=self.z,
+            total=r.block.size,
+            location=f"block {r.block.name} {r.block.shape}"
+            + (f"; module {r.block.module} ({r.block.owner})" if r.block.module else ""),
             evidence=f"z = {r.z:.2g} (limit {self.z:g})",
             caused_by=replace(root, code="GG101").fingerprint if root is not None else "",
             likely="backward returns None or zeros for it" if r.missing else "backward returns zeros for it",

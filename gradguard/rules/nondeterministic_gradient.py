@@ -55,16 +55,23 @@ class NondeterministicGradient(Rule):
         first = f"; {cause} differs first" if cause else ""
         if value > limit:
             finding = self.finding(
-                f"the value changes from call to call, by {value:.2g} of its largest entry, although the random state is restored"
+                f"the value changes from call to call, by {value:.2g} of its largest entry, with the random state restored"
                 + first,
-                observed=value, limit=limit, evidence="two forward passes from the same state", module=cause.partition(" (")[0],
-                location=cause, likely="a random source of its own (os.urandom, a generator, the time), or state outside of buffers",
+                observed=value,
+                limit=limit,
+                evidence="two forward passes from the same state",
+                module=cause.partition(" (")[0],
+                location=cause,
+                likely="a random source of its own (os.urandom, a generator, the time), or state outside of buffers",
             )
         elif gradient > limit:
             finding = self.finding(
                 f"{found.identity.block}: its gradient changes from call to call, by {gradient:.2g} of its largest entry; "
                 f"the value does not{first}",
-                block=found.identity.block, observed=gradient, limit=limit, location=cause,
+                block=found.identity.block,
+                observed=gradient,
+                limit=limit,
+                location=cause,
                 evidence="two forward and backward passes from the same state",
                 likely="backward draws random numbers of its own, or reads memory that it does not own",
             )
@@ -79,8 +86,11 @@ class NondeterministicGradient(Rule):
         return self.finding(
             f"backward draws random numbers: from another random state the gradient of {fault.block or 'a block'} differs by "
             f"{fault.size:.2g} of its largest entry{where}",
-            observed=fault.size, limit=fault.limit, location=fault.detail, module=fault.detail.partition(" (")[0],
+            observed=fault.size,
+            limit=fault.limit,
+            location=fault.detail,
+            module=fault.detail.partition(" (")[0],
             evidence="two backward passes on one graph, from two random states",
-            likely="dropout is recomputed in backward with another mask than in forward (a checkpoint with preserve_rng_state=False)",
+            likely="backward recomputes dropout with another mask (a checkpoint with preserve_rng_state=False)",
             hint="save the mask, or restore the random state before recomputing",
         )

@@ -81,7 +81,8 @@ def find(name: str) -> str:
             return code
     known = [*RULES, *(slug for slug, _ in RULES.values())]
     raise UsageError(
-        f"there is no rule {wanted!r}.{nearest(wanted, known)}", todo="`gradguard rules` lists them; a code, a slug or a prefix such as GG1"
+        f"there is no rule {wanted!r}.{nearest(wanted, known)}",
+        todo="`gradguard rules` lists them; a code, a slug or a prefix such as GG1",
     )
 
 
