@@ -226,7 +226,7 @@ def _sliced_pattern(search: _Search) -> tuple[str, str] | None:
             if all(abs(slopes[chosen].sum() - shot.analytical) <= search.tolerance * 4 for shot, slopes in sums):
                 return (
                     name,
-                    f"backward lacks a sum over the {'batch' if axis == 0 else 'second axis'}, or takes one slice of it",
+                    f"a sum over the {'batch' if axis == 0 else 'second axis'} is missing in backward, or takes one slice",
                 )
     return None
 
