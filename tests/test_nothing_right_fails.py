@@ -59,6 +59,15 @@ def test_a_right_gradient_is_no_error(case: Case) -> None:
         assert not undecided, undecided
 
 
+@pytest.mark.parametrize("case", [*point_cases(), *numpy_cases()], ids=lambda case: case.name)
+@pytest.mark.parametrize("seed", [1, 8])
+def test_hard_points_are_no_error_with_other_tangents(case: Case, seed: int) -> None:
+    arguments = case.arguments()
+    report = gg.check_gradients(arguments.f, arguments.inputs, seed=seed, **arguments.options)
+    assert not report.errors, str(report)
+    assert not undecided_blocks(report), str(report)
+
+
 def undecided_blocks(report: gg.Report) -> dict[str, str]:
     """What was inconclusive: rules and blocks, with their reasons."""
     rows = [row for row in report.table_rows("gradients") if row["verdict"] == "inconclusive"]

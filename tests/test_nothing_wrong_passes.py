@@ -10,7 +10,8 @@ import torch
 
 import gradguard as gg
 from tests.cases.architectures import SIZES, Trial, planted
-from tests.cases.faulty import FAULTS
+from tests.cases.case import seeded
+from tests.cases.faulty import FAULTS, Fault, FaultyLinear
 from tests.cases.numpy_models import PAIRS, Pair
 
 SAMPLE = [(kind, size, 1.0) for kind in FAULTS for size in SIZES[:5]]
@@ -51,6 +52,18 @@ def test_its_right_twin_is_no_error(row: tuple[str, int, float]) -> None:
             module.fault = None
     report = gg.check_gradients(found.model, found.inputs, **found.options)
     assert not report.errors, str(report)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("kind", ["block x1.01", "block x1.0005"])
+def test_a_bias_whose_gradients_cancel_is_seen(kind: str, seed: int) -> None:
+    """A two-class head: the gradient of its bias is (a, -a), and half of the sign tangents do not move the loss."""
+    model = seeded(lambda: torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Tanh(), FaultyLinear(6, 2)), seed)
+    model[2].fault = Fault(kind, "bias")
+    labels = torch.arange(6) % 2
+    features = seeded(lambda: torch.randn(6, 4), seed)
+    report = gg.check_gradients(model, features, loss=lambda out: torch.nn.functional.cross_entropy(out, labels), seed=seed)
+    assert {f.block for f in report.errors} == {"2.bias"}, str(report)
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=[pair.name for pair in PAIRS])
