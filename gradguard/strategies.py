@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import given as hypothesis_given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
@@ -41,9 +41,12 @@ def given(*arguments: Any, max_examples: int = 50, **named: Any) -> Callable[[Ca
     """
     for name, one in [*((f"argument {i}", a) for i, a in enumerate(arguments)), *named.items()]:
         if not isinstance(one, st.SearchStrategy):
-            raise UsageError(f"given: {name} is a {type(one).__name__}, not a strategy", todo="for example given(x=strategies.arrays())")
+            raise UsageError(
+                f"given: {name} is a {type(one).__name__}, not a strategy", todo="for example given(x=strategies.arrays())"
+            )
     fixed = settings(
         max_examples=max_examples, derandomize=True, deadline=None, database=None,
+        phases=(Phase.explicit, Phase.generate, Phase.shrink),
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture],
     )
 
@@ -59,7 +62,7 @@ def sizes(block: int | None = None, *, empty: bool = False) -> st.SearchStrategy
     chosen = [1, 2, 3, 5]
     if block is not None:
         if block < 1:
-            raise UsageError(f"block is a positive number of entries, got {block}", todo="the block size of the kernel, such as block=64")
+            raise UsageError(f"block is a positive number of entries, got {block}", todo="the kernel's block size, such as block=64")
         chosen += [block - 1, block, block + 1, 2 * block + 1]
     if empty:
         chosen.append(0)
@@ -97,14 +100,17 @@ def matmul_shapes(draw: st.DrawFn, *, block: int | None = None) -> tuple[Shape, 
     return (*left, n, k), (*right, k, m)
 
 
-def values(*, thresholds: Sequence[float] = (), zeros: bool = True, low: float = -4.0, high: float = 4.0) -> st.SearchStrategy[float]:
+def values(
+    *, thresholds: Sequence[float] = (), zeros: bool = True, low: float = -4.0, high: float = 4.0
+) -> st.SearchStrategy[float]:
     """One value: simple ones, exact zeros, thresholds with their neighbours below and above, and any in between."""
     simple = [v for v in (1.0, 2.0, 0.5, -1.0, -0.5, -2.0) if low <= v <= high]
     if zeros and low <= 0.0 <= high:
         simple += [0.0, -0.0]
     for t in thresholds:
         simple += [t, float(np.nextafter(t, np.inf)), float(np.nextafter(t, -np.inf)), t + 1e-6, t - 1e-6]
-    return st.one_of(st.sampled_from(simple), st.integers(int(8 * low), int(8 * high)).map(lambda n: n / 8 if zeros or n else 1.0))
+    eighths = st.integers(int(8 * low), int(8 * high)).map(lambda n: n / 8 if zeros or n else 1.0)
+    return st.one_of(st.sampled_from(simple), eighths)
 
 
 @st.composite
