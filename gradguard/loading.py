@@ -142,14 +142,21 @@ def _in_folder(folder: Path, root: Path) -> list[Found]:
 
 
 def _mentions_scenario(file: Path) -> bool:
-    """Whether a function of the file is decorated with something called ``scenario``; reading, not importing."""
+    """Whether a function of the file is decorated with gradguard's ``scenario``, by any name; reading, not importing."""
+    text = file.read_bytes()
     try:
-        tree = ast.parse(file.read_bytes())
+        tree = ast.parse(text)
     except (SyntaxError, ValueError):
-        return b"gradguard" in file.read_bytes()
-    decorators = [d for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) for d in node.decorator_list]
-    names = [d.func if isinstance(d, ast.Call) else d for d in decorators]
-    return any((n.attr if isinstance(n, ast.Attribute) else getattr(n, "id", "")) == "scenario" for n in names)
+        # It will not import either; say so where it may have held a scenario.
+        return b"gradguard" in text
+    names = {"scenario"}
+    decorators: list[ast.expr] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "gradguard":
+            names |= {alias.asname for alias in node.names if alias.name == "scenario" and alias.asname}
+        elif isinstance(node, ast.FunctionDef):
+            decorators += [d.func if isinstance(d, ast.Call) else d for d in node.decorator_list]
+    return any((d.attr if isinstance(d, ast.Attribute) else getattr(d, "id", "")) in names for d in decorators)
 
 
 def _in_file(path: Path, name: str, root: Path) -> list[Found]:

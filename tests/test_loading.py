@@ -60,9 +60,10 @@ def test_a_module_and_a_package() -> None:
 def test_a_folder_imports_only_what_holds_scenarios() -> None:
     write("code/a.py", SCENARIO.format(name="one"))
     write("code/deep/b.py", SCENARIO.format(name="two"))
+    write("code/c.py", "from gradguard import Scenario, scenario as marked\n\n@marked(name='four')\ndef three(): ...\n")
     write("code/script.py", "raise SystemExit('must not be imported')")
     write("code/.hidden/c.py", "raise SystemExit('must not be imported')")
-    assert [f.address for f in find_scenarios("code")] == ["code/a.py:one", "code/deep/b.py:two"]
+    assert [f.address for f in find_scenarios("code")] == ["code/a.py:one", "code/c.py:four", "code/deep/b.py:two"]
 
 
 def test_two_files_of_one_name_and_a_file_called_like_a_library() -> None:
