@@ -211,6 +211,8 @@ def import_dotted(dotted: str) -> ModuleType:
 def _of_module(module: ModuleType, name: str, base: str, target: str) -> list[Found]:
     marked = {key: value for key, value in vars(module).items() if isinstance(value, ScenarioFunction)}
     if name:
+        # By the scenario's own name as well as by the variable that holds it.
+        name = next((key for key, value in marked.items() if value.name == name), name)
         if name not in vars(module):
             raise UsageError(
                 f"{target} has no {name!r}.{nearest(name, marked)}", where=f"its scenarios are: {', '.join(marked) or 'none'}"

@@ -66,6 +66,13 @@ def test_a_folder_imports_only_what_holds_scenarios() -> None:
     assert [f.address for f in find_scenarios("code")] == ["code/a.py:one", "code/c.py:four", "code/deep/b.py:two"]
 
 
+def test_a_scenario_with_a_name_of_its_own_is_found_by_it() -> None:
+    write("models.py", SCENARIO.format(name="one").replace("@gg.scenario", "@gg.scenario(name='small one')"))
+    for target in ("models.py:small one", "models.py:one"):
+        (found,) = find_scenarios(target)
+        assert (found.address, found.target) == ("models.py:small one", "models.py:one")
+
+
 def test_two_files_of_one_name_and_a_file_called_like_a_library() -> None:
     write("a/models.py", SCENARIO.format(name="one"))
     write("b/models.py", SCENARIO.format(name="two"))
