@@ -77,20 +77,18 @@ class Checks:
         return getattr(gradguard, name)  # type: ignore[no-any-return]  # exported lazily, so its type is not known here
 
     def _settings(self, name: str, kwargs: dict[str, Any]) -> tuple[Config, dict[str, Any]]:
-        """The settings of this call, and its arguments without those that are applied to the report."""
+        """The settings of this call, and its arguments with what the settings add, as far as the function takes it."""
         item = ITEM[-1] if ITEM else None
         marker: Mapping[str, Any] = marker_settings(item) if item is not None else {}
-        call: dict[str, Any] = {key: kwargs.pop(key) for key in ("select", "ignore") if key in kwargs}
-        if "seed" in kwargs:
-            call["seed"] = kwargs["seed"]
-        if isinstance(call.get("ignore"), tuple):
-            call["ignore"] = list(call["ignore"])
+        call: dict[str, Any] = {key: kwargs[key] for key in ("select", "ignore", "seed") if key in kwargs}
         config = work_of(self._config).settings(marker=marker, call=call)
         given = {"seed": config.seed, "limits": config.limits}
         if name == "audit":
             given |= {"select": config.codes, "method": config.method, "precision": config.precision, "steps": config.steps}
         takes = inspect.signature(self._function(name)).parameters
-        return config, {**{key: value for key, value in given.items() if key in takes}, **kwargs}
+        # What the function does not take is applied to its report; what it does not know at all is its own error.
+        own = {key: value for key, value in kwargs.items() if key in takes or key not in call}
+        return config, {**{key: value for key, value in given.items() if key in takes}, **own}
 
     def _judge(self, report: Report, config: Config, model: Any) -> Report:
         __tracebackhide__ = True

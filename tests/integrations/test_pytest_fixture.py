@@ -138,6 +138,20 @@ def test_a_broken_table_fails_only_what_uses_it(run: Run, pytester: pytest.Pytes
     result.stdout.fnmatch_lines(["*pyproject.toml has the unknown key 'seeed'. Did you mean 'seed'?*"])
 
 
+def test_an_ignore_of_the_call_that_accepted_nothing_is_said(run: Run) -> None:
+    result = run(
+        """
+def test_ignore(gradguard):
+    report = gradguard.check_gradients(
+        ScaledLinear(4, 3, 1.01), torch.ones(2, 4), ignore=(gg.Ignore("GG101", block="weight", reason="known"), "GG104:x=old")
+    )
+    assert [f.code for f in report.findings] == ["GG901"]
+"""
+    )
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["warning GG901 unused-ignore  test_models.py::test_ignore  x"])
+
+
 def test_audit_raises_too(run: Run) -> None:
     result = run("def test_audit(gradguard):\n    gradguard.audit(build(1.0, 1.01), select='GG101')\n")
     result.assert_outcomes(failed=1)
