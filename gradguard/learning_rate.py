@@ -38,7 +38,13 @@ def learning_rate_rules(select: Iterable[str] | str | None = None) -> list[Rule]
 
 
 def learning_rate_problem(
-    scenario: Scenario, *, steps: int = STEPS, seed: int = 0, schedule: Any = None, clip: float | None = None
+    scenario: Scenario,
+    *,
+    steps: int = STEPS,
+    seed: int = 0,
+    schedule: Any = None,
+    clip: float | None = None,
+    curvature_batches: int = 1,
 ) -> tuple[RateProblem, Settings]:
     """The scenario as a problem for :func:`gradguard.judging.judge`, and the settings to judge it with.
 
@@ -47,8 +53,12 @@ def learning_rate_problem(
     """
     if not isinstance(steps, int) or isinstance(steps, bool) or steps < 8:
         raise UsageError(f"steps takes a whole number of at least 8, got {steps!r}", todo="steps=50")
+    if not isinstance(curvature_batches, int) or curvature_batches < 1:
+        raise UsageError(f"curvature_batches takes a whole number of at least 1, got {curvature_batches!r}")
     settings = Settings(seed=seed, steps=steps)
-    return adapt_rates(scenario, settings, schedule=schedule, clip=clip), settings
+    problem = adapt_rates(scenario, settings, schedule=schedule, clip=clip)
+    problem.plan = replace(problem.plan, curvature_batches=curvature_batches)
+    return problem, settings
 
 
 def check_learning_rate(
@@ -62,6 +72,7 @@ def check_learning_rate(
     seed: int = 0,
     schedule: Any = None,
     clip: float | None = None,
+    curvature_batches: int = 1,
     outputs: Any = None,
     labels: Any = None,
     objective: Any = "supervised",
@@ -72,7 +83,8 @@ def check_learning_rate(
 
     Copies are trained, at most ten times for ``steps`` steps from the state that is given, at different multiples of the
     rates; nothing of the user's is changed. ``loss(model, batch) -> scalar``. ``schedule`` is a function step -> factor on
-    the rates, or a torch scheduler (a copy of it is followed); ``clip`` the norm that the loop clips gradients to. In NumPy
+    the rates, or a torch scheduler (a copy of it is followed); ``clip`` the norm that the loop clips gradients to. Curvature is
+    measured on the first batch, or on ``curvature_batches`` of them, of which the sharpest counts. In NumPy
     ``grad(model, batch)`` mirrors the (nested) dict ``model``, and ``optimizer`` is ``gg.SGD``.
 
     The table ``learning_rate`` has a row per parameter group: ``first_step_limit``, predicted from curvature, and
@@ -89,7 +101,9 @@ def check_learning_rate(
         model, batches, loss, optimizer=optimizer, grad=grad, outputs=outputs, labels=labels, objective=objective
     )
     ignores = check_ignores(as_ignores(ignore))
-    problem, settings = learning_rate_problem(scenario, steps=steps, seed=seed, schedule=schedule, clip=clip)
+    problem, settings = learning_rate_problem(
+        scenario, steps=steps, seed=seed, schedule=schedule, clip=clip, curvature_batches=curvature_batches
+    )
     return judge(problem, learning_rate_rules(select), settings, ignores=ignores)
 
 

@@ -82,7 +82,8 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
         points.append(point)
         if math.isnan(found[0].largest.value):
             return Unavailable(wanted=Curvature.name, reason=found[0].reason)
-    point, spectrum = points[0], found[0]
+    sharpest = max(range(len(found)), key=lambda index: found[index].largest.value)
+    point, spectrum = points[sharpest], found[sharpest]
     response = point.response()
     clipped = 1.0
     if problem.plan.clip is not None and all(g.rule is not None for g in point.groups) and not warm:
@@ -94,7 +95,7 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
         groups=groups, ratio=max(ratios, default=0.0), evaluations=sum(p.gradients for p in points),
         products=sum(s.products for s in found), converged=all(s.converged for s in found),
         vectors=max(s.vectors for s in found), warm_steps=warm, one_step=response.limit,
-        spread=tuple(s.largest.value / point.groups[0].unit for s in found), path=path,
+        spread=tuple(s.largest.value / point.groups[0].unit for s in found) if point.groups[0].unit > 0 else (), path=path,
         reason="; ".join(r for r in (point.reason, spectrum.reason) if r),
     )
 

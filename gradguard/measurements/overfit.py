@@ -27,7 +27,7 @@ class OneBatch:
     first half (``midway``) and of all of it (``after``).
 
     ``data_loss`` and ``prior`` are of the predictions at the end and of the best constant guess for this batch; NaN where
-    they are not known.
+    they are not known. ``spread`` is how far predictions at the end differ over the batch's samples, relative to their size.
     """
 
     factor: float
@@ -39,6 +39,7 @@ class OneBatch:
     stopped: str = ""
     data_loss: float = math.nan
     prior: float = math.nan
+    spread: float = math.nan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +118,7 @@ def _one(problem: RateProblem, factor: float, observed: RateObservation, setting
         factor=factor, lr=observed.unit * factor, before=float(losses[0]) if len(losses) else math.nan,
         midway=float(means[: max(1, len(means) // 2)].min()), after=float(means.min()), steps=len(losses),
         stopped=trace.stopped, data_loss=facts.data_loss, prior=facts.prior,
+        spread=facts.spread,
     )
 
 

@@ -182,7 +182,7 @@ class _Search:
             return
         self.run(0.1)
         factor = 1.0
-        if self.holds(1.0):
+        if self.holds(1.0) and self.holds(0.1):
             while factor < REACH and self.holds(factor):
                 factor *= 10.0
                 self.run(factor)

@@ -94,7 +94,8 @@ class RateLimits:
     """What counts as diverged, in units of the scale.
 
     ``worse``: the end lies this far above the start. ``rise``: a blow-up. ``recovered``: the part of a lower rate's gain
-    that a run must reach after a blow-up, ``reached`` without one.
+    that a run must reach after a blow-up, ``reached`` without one. ``overshoot``: what the median step adds to
+    the loss of the batch that it was made for. ``blowup``: a rise that no recovery excuses: it has thrown the weights away.
     """
 
     worse: float = 0.05
@@ -102,6 +103,7 @@ class RateLimits:
     recovered: float = 0.5
     reached: float = 0.1
     overshoot: float = 0.1
+    blowup: float = 1e3
 
 
 FLOOR = 0.05
@@ -133,6 +135,8 @@ def verdict(run: RateRun, runs: Sequence[RateRun], worth: float, limits: RateLim
         return f"the same batches' loss ends {-gain:.3g} above where it began"
     if run.overshoot > limits.overshoot * scale:
         return f"most steps raise the loss of the batch that they were made for, by {run.overshoot:.3g}"
+    if run.rise > limits.blowup * scale:
+        return f"the loss rose by {run.rise:.3g}"
     lower = best_below(run, runs)
     if lower is None or lower.gain - lower.error < limits.worse * scale:
         return ""

@@ -49,6 +49,7 @@ class DivergingLearningRate(Rule):
         recovered: the part of a lower rate's gain that must be reached after a blow-up.
         reached: the part of a lower rate's gain that must be reached without one.
         overshoot: what the median step adds to the loss of its own batch, as a part of the scale.
+        blowup: a rise of this many times the scale is an error whatever follows.
 
     References:
         Cohen et al. 2021, Gradient Descent on Neural Networks Typically Occurs at the Edge of Stability; Lewkowycz et al.
@@ -65,9 +66,10 @@ class DivergingLearningRate(Rule):
     recovered: float = 0.5
     reached: float = 0.1
     overshoot: float = 0.1
+    blowup: float = 1e3
 
     def __post_init__(self) -> None:
-        for name in ("worse", "rise", "recovered", "reached", "overshoot"):
+        for name in ("worse", "rise", "recovered", "reached", "overshoot", "blowup"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"{self.code} takes {name} > 0, got {getattr(self, name)!r}")
 
@@ -80,7 +82,8 @@ class DivergingLearningRate(Rule):
         if observed.broken:
             return Outcome(status="skipped", reason=f"{observed.broken}: that is not the rate's fault")
         limits = RateLimits(
-            worse=self.worse, rise=self.rise, recovered=self.recovered, reached=self.reached, overshoot=self.overshoot
+            worse=self.worse, rise=self.rise, recovered=self.recovered, reached=self.reached, overshoot=self.overshoot,
+            blowup=self.blowup,
         )
         reason = verdict(run, observed.runs, observed.worth, limits)
         if reason and not run.stopped:

@@ -145,6 +145,15 @@ def test_a_schedule_whose_peak_is_seen_and_diverges() -> None:
     assert [f.code for f in report.errors] == ["GG401"]
 
 
+def test_spread_of_curvature_over_batches_is_told() -> None:
+    torch.manual_seed(0)
+    scenario = two_layers(30.0)
+    report = gg.check_learning_rate(
+        scenario.model, scenario.batches, loss=scenario.loss, optimizer=scenario.optimizer, curvature_batches=3, select="GG401"
+    )
+    assert " over 3 batches; " in report.findings[0].evidence
+
+
 def test_numpy_model_gets_the_same() -> None:
     generator = np.random.default_rng(0)
     x = generator.standard_normal((120, 6))
@@ -194,6 +203,7 @@ def test_loss_that_is_not_finite_at_once_is_not_the_rates_fault() -> None:
         ({"loss": lambda model, batch: model(batch[0])}, "the loss returned a tensor of shape (8, 10), not a scalar tensor"),
         ({"loss": lambda model, batch: 1 / 0}, "the loss raised ZeroDivisionError: division by zero"),
         ({"steps": 0}, "steps takes a whole number of at least 8, got 0"),
+        ({"curvature_batches": 0}, "curvature_batches takes a whole number of at least 1, got 0"),
         ({"clip": -1.0}, "clip takes the norm that gradients are clipped to, got -1.0"),
         ({"schedule": 3}, "schedule takes a function step -> factor or a torch scheduler, got int"),
         ({"schedule": lambda step: float("nan")}, "the schedule returned nan at step 0"),

@@ -35,6 +35,14 @@ def test_no_progress_fails_where_the_guess_is_not_known() -> None:
     assert outcome.findings[0].message.endswith("the loss is 4.99; it began at 5")
 
 
+def test_one_output_for_every_sample_fails_where_the_guess_is_not_known() -> None:
+    outcome = judge(one(2.36, 2.08, spread=1e-6), start=float("nan"), prior=float("nan"), before=2.36, null=2.3)
+    assert outcome.status == "failed"
+    assert outcome.findings[0].message.endswith("it began at 2.36, and the output is the same for every sample")
+    assert judge(one(2.36, 0.01, spread=1e-6), start=float("nan"), prior=float("nan"), before=2.36, null=2.3).status == "passed"
+    assert judge(one(2.36, 2.08, spread=0.1), start=float("nan"), prior=float("nan"), before=2.36, null=2.3).status == "passed"
+
+
 @pytest.mark.parametrize(
     ("runs", "columns"),
     [
