@@ -51,7 +51,8 @@ def given(*arguments: Any, max_examples: int = 50, **named: Any) -> Callable[[Ca
     )
 
     def decorate(test: Callable[..., Any]) -> Callable[..., Any]:
-        decorated: Callable[..., Any] = fixed(hypothesis_given(*arguments, **named)(test))
+        drawn = hypothesis_given(*arguments, **named)(test)  # type: ignore[no-untyped-call]  # untyped for keywords
+        decorated: Callable[..., Any] = fixed(drawn)
         return decorated
 
     return decorate
@@ -62,7 +63,9 @@ def sizes(block: int | None = None, *, empty: bool = False) -> st.SearchStrategy
     chosen = [1, 2, 3, 5]
     if block is not None:
         if block < 1:
-            raise UsageError(f"block is a positive number of entries, got {block}", todo="the kernel's block size, such as block=64")
+            raise UsageError(
+                f"block is a positive number of entries, got {block}", todo="the kernel's block size, such as block=64"
+            )
         chosen += [block - 1, block, block + 1, 2 * block + 1]
     if empty:
         chosen.append(0)

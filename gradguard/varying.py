@@ -38,7 +38,7 @@ def varied(report: Report, variants: Iterable[Variant], run: Callable[[Any], Rep
             evidence = "; ".join(part for part in (f"inputs: {variant.name}", finding.evidence) if part)
             found.append(replace(finding, pattern=variant.pattern, evidence=evidence))
     said = f"{len(ran)} variants of the inputs: {', '.join(ran)}" + (f"; not taken: {', '.join(skipped)}" if skipped else "")
-    checks = [_with(check, [f for f in found if f.code == check.code], said if check.code == "GG101" else "") for check in report.checks]
+    checks = [_with(c, [f for f in found if f.code == c.code], said if c.code == "GG101" else "") for c in report.checks]
     return Report([*report.findings, *found], checks, report.rows, strict=report.strict)
 
 

@@ -1,4 +1,4 @@
-"""What an adapter offers to the check of low precision: the native gradient beside the lifted one, and what rounding explains."""
+"""What an adapter offers to the check of low precision: the native gradient beside the lifted one, and its rounding."""
 
 from __future__ import annotations
 

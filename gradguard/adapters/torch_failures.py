@@ -13,12 +13,12 @@ from gradguard.adapters.torch_functions import FunctionWatch, custom_nodes, name
 from gradguard.adapters.torch_nodes import record_nodes
 
 if TYPE_CHECKING:
-    from gradguard.adapters.torch_problem import TorchProblem
+    from gradguard.adapters.torch_passes import TorchPasses
 
 __all__ = ["failure_of"]
 
 
-def failure_of(problem: TorchProblem, error: Exception) -> Fault | None:
+def failure_of(problem: TorchPasses, error: Exception) -> Fault | None:
     """The fault behind an exception of backward: the custom function that raised it or returned what does not fit.
 
     None where neither a custom function nor a write into a saved tensor explains it.
@@ -62,7 +62,7 @@ def _named(watch: FunctionWatch, error: Exception, text: str) -> tuple[int, Faul
     return index, Fault(kind=kind, what="backward", function=named[1], detail=text)
 
 
-def _placed(problem: TorchProblem, index: int, fault: Fault) -> Fault:
+def _placed(problem: TorchPasses, index: int, fault: Fault) -> Fault:
     calls = record_nodes(problem) if hasattr(problem, "children") else []  # type: ignore[arg-type]  # it has modules
     if len(calls) > index and calls[index].facts.name == fault.function:
         facts = calls[index].facts

@@ -14,7 +14,7 @@ from torch.autograd import forward_ad
 from gradguard.adapters.backward_base import Fault
 from gradguard.adapters.torch_leaves import differentiable
 from gradguard.adapters.torch_nodes import NodeCall, record_nodes
-from gradguard.adapters.torch_problem import real_view
+from gradguard.adapters.torch_placement import real_view
 from gradguard.blocks import SIGNIFICANT, draw
 
 if TYPE_CHECKING:
@@ -42,13 +42,16 @@ def forward_mode_faults(problem: TorchModuleProblem) -> tuple[tuple[Fault, ...],
             reason = f"{call.facts.name}.jvp raises {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             continue
         compared += 1
-        limit = LIMIT[all(a.dtype in (torch.float64, torch.complex128) for a in _leaves(call))]
+        double = all(a.dtype in (torch.float64, torch.complex128) for a in _leaves(call))
+        limit = LIMIT[double]
         if not size <= limit:
             facts = call.facts
             block = next((name for name in facts.origins if name), "")
             found.append(
-                Fault(kind="forward", what="jvp", function=facts.name, module=facts.module, location=facts.location, block=block,
-                      size=size, limit=limit, detail="<J u, v> by jvp and <u, J' v> by backward, u and v random")
+                Fault(
+                    kind="forward", what="jvp", function=facts.name, module=facts.module, location=facts.location,
+                    block=block, size=size, limit=limit, detail="<J u, v> by jvp and <u, J' v> by backward, u and v random",
+                )
             )
     return tuple(found), compared, reason
 
@@ -80,7 +83,8 @@ def _apart(problem: TorchModuleProblem, call: NodeCall, number: int) -> float:
     with problem.habits.mode(), forward_ad.dual_level():
         each = iter(tangents)
         duals = [
-            forward_ad.make_dual(a.detach(), next(each)) if isinstance(a, torch.Tensor) and a.requires_grad else a for a in call.args
+            forward_ad.make_dual(a.detach(), next(each)) if isinstance(a, torch.Tensor) and a.requires_grad else a
+            for a in call.args
         ]
         made = [forward_ad.unpack_dual(o) for o in _outputs(call.function.apply(*duals), any_grad=True)]
     forward = [(real_view(m.tangent), real_view(v)) for m, v in zip(made, cotangents, strict=True) if m.tangent is not None]

@@ -19,8 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from gradguard.adapters.precision_base import PLAIN, BlockPrecision, PrecisionFacts
 from gradguard.adapters.torch_backwards import put_back
 from gradguard.adapters.torch_leaves import dtype_name, own_copy
-from gradguard.adapters.torch_lift import LIFT, LiftMode
-from gradguard.adapters.torch_problem import TorchProblem, real_view
+from gradguard.adapters.torch_lift import LiftMode
+from gradguard.adapters.torch_placement import real_view
+from gradguard.adapters.torch_problem import TorchProblem
 
 if TYPE_CHECKING:
     from gradguard.adapters.torch_modules import TorchModuleProblem
@@ -43,7 +44,7 @@ class Lowest(TorchDispatchMode):
     """Notes the precisions of all results in a pass."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self.seen: set[torch.dtype] = set()
 
     def __torch_dispatch__(self, func: Any, types: Sequence[type], args: Any = (), kwargs: Any = None) -> Any:
@@ -76,7 +77,9 @@ class RoundMode(LiftMode):
         return self._round(super()._in(value))
 
     def _round(self, value: Any) -> Any:
-        if not isinstance(value, torch.Tensor) or value.dtype != torch.float64 or value.layout != torch.strided or not value.numel():
+        if not isinstance(value, torch.Tensor) or value.dtype != torch.float64:
+            return value
+        if value.layout != torch.strided or not value.numel():
             return value
         low = value.to(self.low)
         rounded = low.to(torch.float64)
@@ -160,7 +163,9 @@ FAITHFUL = 10.0
 """An error counts from this many times what rounding explains."""
 
 
-def _block(problem: TorchModuleProblem, i: int, g: torch.Tensor | None, h: torch.Tensor | None, reference: Any) -> BlockPrecision:
+def _block(
+    problem: TorchModuleProblem, i: int, g: torch.Tensor | None, h: torch.Tensor | None, reference: Any
+) -> BlockPrecision:
     block = problem.blocks[i]
     columns: dict[str, Any] = {"block": block.name, "shape": block.shape, "module": block.module or ""}
     if g is None or h is None:
@@ -174,7 +179,9 @@ def _block(problem: TorchModuleProblem, i: int, g: torch.Tensor | None, h: torch
     )
 
 
-def native_pass(problem: TorchModuleProblem, originals: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], Gradients, torch.dtype | None]:
+def native_pass(
+    problem: TorchModuleProblem, originals: Sequence[torch.Tensor]
+) -> tuple[list[torch.Tensor], Gradients, torch.dtype | None]:
     """Outputs, gradients and the lowest precision of one pass in the user's own precision, nothing lifted."""
     problem.session.reset(problem.habits)
     with unlifted(problem, originals) as leaves, torch.enable_grad():
@@ -227,8 +234,8 @@ def unlifted(problem: TorchModuleProblem, originals: Sequence[torch.Tensor]) -> 
 def moved_problem(problem: TorchModuleProblem, originals: Sequence[torch.Tensor]) -> TorchProblem:
     """The lifted problem at other values of the blocks, with the same cotangent."""
     other = TorchProblem(
-        problem.call, problem.blocks, problem.leaves, problem.session, originals=originals, seed=problem.seed, path=problem.path,
-        where=problem.where, counts=problem.counts, share=problem.share, scalar=problem.scalar,
+        problem.call, problem.blocks, problem.leaves, problem.session, originals=originals, seed=problem.seed,
+        path=problem.path, where=problem.where, counts=problem.counts, share=problem.share, scalar=problem.scalar,
     )
     other.session.moved.update(id(leaf) for leaf in problem.leaves)
     return other
@@ -246,7 +253,9 @@ def nearby(problem: TorchModuleProblem, seed: int) -> list[torch.Tensor]:
     return result
 
 
-def rounded_gradients(problem: TorchModuleProblem, originals: Sequence[torch.Tensor], low: torch.dtype, seed: int) -> Gradients:
+def rounded_gradients(
+    problem: TorchModuleProblem, originals: Sequence[torch.Tensor], low: torch.dtype, seed: int
+) -> Gradients:
     """The lifted gradient with every operation's result rounded."""
     put_back(problem)
     problem.session.moved.update(id(leaf) for leaf in problem.leaves)

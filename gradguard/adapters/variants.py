@@ -29,7 +29,9 @@ class Variant:
     inputs: Any
 
 
-def variants_of(inputs: Any, is_array: Callable[[Any], bool], read: Callable[[Any], Array], write: Callable[[Array, Any], Any]) -> Iterator[Variant]:
+def variants_of(
+    inputs: Any, is_array: Callable[[Any], bool], read: Callable[[Any], Array], write: Callable[[Array, Any], Any]
+) -> Iterator[Variant]:
     """The variants of a container of arrays of some framework.
 
     ``read`` makes a NumPy array of one, ``write(array, like)`` makes one like another. Variants that change nothing are
@@ -115,9 +117,10 @@ def _resized(arrays: dict[int, Array]) -> Iterator[tuple[str, str, dict[int, Arr
         return
     batch = max({s[0] for s in shapes}, key=lambda n: sum(s[0] == n for s in shapes))
     for size in (1, 3):
-        changed = {i: _taken(a, 0, size) for i, a in arrays.items() if a.ndim and a.shape[0] == batch != size and a.shape[0] > 0}
-        if changed:
-            yield f"a batch of {size}", "only at batch 1" if size == 1 else "only at batch > 1" if batch == 1 else "only at other sizes", changed
+        shared = {i: a for i, a in arrays.items() if a.ndim and a.shape[0] == batch and batch > 0}
+        if shared and size != batch:
+            pattern = "only at batch 1" if size == 1 else "only at batch > 1" if batch == 1 else "only at other sizes"
+            yield f"a batch of {size}", pattern, {i: _taken(a, 0, size) for i, a in shared.items()}
     for axis in range(1, max(len(s) for s in shapes)):
         extents = {a.shape[axis] for a in arrays.values() if a.ndim > axis}
         for extent in sorted(extents - {0}):
@@ -129,4 +132,5 @@ def _resized(arrays: dict[int, Array]) -> Iterator[tuple[str, str, dict[int, Arr
 
 def _taken(a: Array, axis: int, size: int) -> Array:
     """The first ``size`` along an axis; from the start again where there are fewer."""
-    return np.take(a, np.arange(size) % a.shape[axis], axis=axis)
+    taken: Array = np.take(a, np.arange(size) % a.shape[axis], axis=axis)
+    return taken

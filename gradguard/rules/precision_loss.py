@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from gradguard.adapters.precision_base import PLAIN, BlockPrecision, PrecisionFacts
 from gradguard.blocks import entry_name
@@ -78,10 +78,12 @@ class PrecisionLoss(Rule):
         return max(PLAIN[dtype] * block.size, explained)
 
     def _of(self, b: BlockPrecision, facts: PrecisionFacts) -> Finding | None:
-        columns = {"block": b.block, "module": b.module, "pattern": "only in low precision", "location": f"block {b.block} {b.shape}"}
+        columns: dict[str, Any] = {
+            "block": b.block, "module": b.module, "pattern": "only in low precision", "location": f"block {b.block} {b.shape}",
+        }
         if b.nonfinite:
-            return Finding(
-                code=self.code, rule=self.slug, severity=self.severity, **columns,
+            return self.finding(
+                **columns,
                 message=f"{entry_name(b.block, b.shape, b.first)}: NaN or infinite in {facts.dtype}, {b.nonfinite} entries of "
                 f"{b.block}, and finite in float64",
                 observed=float(b.nonfinite), limit=0.0, count=b.nonfinite,
@@ -96,11 +98,12 @@ class PrecisionLoss(Rule):
             f"the reference is off by {b.reference / size:.2g}" if b.reference is not None
             else f"rounding every operation explains {b.rounding / size:.2g}"
         )
-        return Finding(
-            code=self.code, rule=self.slug, severity=self.severity, **columns,
+        return self.finding(
+            **columns,
             message=f"{b.block}: gradient in {facts.dtype} is off by {b.error / size:.2g} of its norm; {against}",
             observed=b.error / size, limit=limit / size, evidence=f"the value is off by {facts.value_error:.2g}",
-            likely="the gradient is lost (zero or None)" if b.missing else "a sum in too few bits, a cancellation, or a cast to a lower precision in backward",
+            likely="backward returns None in this precision" if b.missing
+            else "a sum in too few bits, a cancellation, or a cast to a lower precision in backward",
             hint="accumulate in float32, or use the stable form of the formula",
         )
 
