@@ -80,6 +80,27 @@ def test_async(gradguard):
         assert f"FAILED test_models.py::{name}" not in text
 
 
+def test_async_tests_of_a_plugin(run: Run) -> None:
+    pytest.importorskip("anyio")
+    result = run(
+        """
+@pytest.fixture
+def anyio_backend():
+    return "asyncio"
+
+@pytest.mark.anyio
+async def test_right(gradguard):
+    assert gradguard.check_gradients(ScaledLinear(2, 3, 1.0), torch.ones(2, 2)).ok
+
+@pytest.mark.anyio
+async def test_wrong(gradguard):
+    gradguard.check_gradients(ScaledLinear(2, 3, 1.01), torch.ones(2, 2))
+"""
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["error   GG101 gradient-mismatch  test_models.py::test_wrong  weight"])
+
+
 def test_the_marker_and_the_call_decide_before_the_options(run: Run) -> None:
     result = run(
         """
