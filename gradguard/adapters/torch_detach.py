@@ -69,11 +69,11 @@ class CutMode(TorchFunctionMode):
         functional = torch.nn.functional.__dict__
         self._hidden = {name: functional[name] for name in ASKING if name in functional}
         functional.update(dict.fromkeys(self._hidden, _no))
-        super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]  # torch's own, without types
         return self
 
     def __exit__(self, kind: Any, value: Any, trace: Any) -> None:
-        super().__exit__(kind, value, trace)
+        super().__exit__(kind, value, trace)  # type: ignore[no-untyped-call]  # torch's own, without types
         torch.nn.functional.__dict__.update(self._hidden)
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:

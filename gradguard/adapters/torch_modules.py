@@ -16,6 +16,7 @@ from gradguard.adapters.base import Cut, Node
 from gradguard.adapters.nesting import flatten, rebuild
 from gradguard.adapters.precision_base import PrecisionFacts
 from gradguard.adapters.torch_backwards import Handed, backward_facts
+from gradguard.adapters.torch_comparisons import TorchComparable
 from gradguard.adapters.torch_detach import CutMode, Moment, as_cuts, changed, holding
 from gradguard.adapters.torch_entrywise import Batching, entry_differences
 from gradguard.adapters.torch_forward_mode import forward_mode_faults
@@ -39,7 +40,7 @@ class Called:
     kwargs: dict[str, Any]
 
 
-class TorchModuleProblem(TorchProblem):
+class TorchModuleProblem(TorchComparable):
     """A problem that knows the modules it is made of, and where values leave its graph."""
 
     def __init__(self, *args: Any, modules: Sequence[tuple[str, torch.nn.Module]] = (), **kwargs: Any) -> None:
