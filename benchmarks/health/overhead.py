@@ -27,7 +27,9 @@ class Transformer(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.embed = nn.Embedding(1000, 128)
-        self.blocks = nn.ModuleList(nn.TransformerEncoderLayer(128, 4, 512, dropout=0.0, batch_first=True, norm_first=True) for _ in range(6))
+        self.blocks = nn.ModuleList(
+            nn.TransformerEncoderLayer(128, 4, 512, dropout=0.0, batch_first=True, norm_first=True) for _ in range(6)
+        )
         self.head = nn.Linear(128, 1000)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -56,6 +58,7 @@ def convolutional() -> tuple[nn.Module, Callable[[], Any]]:
 @contextmanager
 def histograms(model: nn.Module) -> Iterator[None]:
     """Per-tensor hooks that copy and bin each gradient, as wandb.watch does."""
+
     def hook(gradient: torch.Tensor) -> None:
         torch.histc(gradient.detach().float(), 64)
 
@@ -119,7 +122,10 @@ def main() -> int:
                     plain = bare(record, lambda: steps(loss, optimizer, options.steps))
                 ratios.append(inside / plain)
             context.__exit__(None, None, None)
-            print(f"{build.__name__} {size / 1e6:.1f} M, step {1e3 * plain:.0f} ms, {name}: {statistics.median(ratios):.3f}", flush=True)
+            print(
+                f"{build.__name__} {size / 1e6:.1f} M, step {1e3 * plain:.0f} ms, {name}: {statistics.median(ratios):.3f}",
+                flush=True,
+            )
     return 0
 
 
@@ -127,7 +133,17 @@ def bare(watch: Any, run: Callable[[], float]) -> float:
     """The same steps with the watch's hooks taken out and put back."""
     seen = watch._seen
     model, optimizers = seen.model, seen.optimizers
-    saved = [(d, dict(d)) for m in model.modules() for d in (m._forward_hooks, m._forward_pre_hooks, m._forward_hooks_with_kwargs, m._forward_pre_hooks_with_kwargs, m._forward_hooks_always_called)]
+    saved = [
+        (d, dict(d))
+        for m in model.modules()
+        for d in (
+            m._forward_hooks,
+            m._forward_pre_hooks,
+            m._forward_hooks_with_kwargs,
+            m._forward_pre_hooks_with_kwargs,
+            m._forward_hooks_always_called,
+        )
+    ]
     saved += [(d, dict(d)) for o in optimizers for d in (o._optimizer_step_pre_hooks, o._optimizer_step_post_hooks)]
     for d, _ in saved:
         d.clear()
@@ -136,8 +152,6 @@ def bare(watch: Any, run: Callable[[], float]) -> float:
     finally:
         for d, kept in saved:
             d.update(kept)
-
-
 
 
 if __name__ == "__main__":
