@@ -38,6 +38,15 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the marker, and the hooks that belong to this run."""
     config.addinivalue_line("markers", "gradguard(select, ignore, seed): settings for the gradguard checks of this test")
     config.pluginmanager.register(Run(config), "gradguard-run")
+    name = config.getoption("gradguard_output_format")
+    if name:
+        from gradguard.errors import UsageError
+        from gradguard.rendering.formats import check_format
+
+        try:
+            check_format(name)
+        except UsageError as error:
+            raise pytest.UsageError(f"--gradguard-output-format: {error}") from None
 
 
 @pytest.fixture(scope="session")

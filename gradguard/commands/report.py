@@ -16,7 +16,7 @@ from gradguard.errors import UsageError
 from gradguard.judging import check_ignores
 from gradguard.loading import Found, build_scenario, find_scenarios, project_root
 from gradguard.progress import Bar
-from gradguard.rendering.formats import FORMATS, render
+from gradguard.rendering.formats import check_format, render
 from gradguard.rendering.github import step_summary
 from gradguard.rendering.text import render_report
 from gradguard.report import Report, merge
@@ -46,8 +46,8 @@ def run_report(
     """Audit, print, write what was asked for. Returns the exit code."""
     root = project_root()
     config = load_config(root, options=options)
-    if output_format is not None and output_format not in FORMATS:
-        render(Report(), output_format)
+    if output_format is not None:
+        check_format(output_format)
     for file in (json_file, output_file):
         _check_writable(file)
     audited = audit_targets(targets, config=config, root=root, blocks=blocks, baseline=_baseline_of(config, root))

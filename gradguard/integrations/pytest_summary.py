@@ -79,8 +79,4 @@ def _show_format(reporter: Any, config: pytest.Config, report: Report) -> None:
     elif name and not file:
         from gradguard.rendering.formats import render
 
-        try:
-            text = render(report, name)
-        except UsageError as error:
-            text = f"gradguard: {error}"
-        reporter.write_line(text)
+        reporter.write_line(render(report, name))

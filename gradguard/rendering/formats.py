@@ -12,7 +12,7 @@ from gradguard.errors import UsageError
 if TYPE_CHECKING:
     from gradguard.report import Report
 
-__all__ = ["FORMATS", "render"]
+__all__ = ["FORMATS", "check_format", "render"]
 
 FORMATS: dict[str, str] = {
     # name: module under gradguard.rendering and function
@@ -27,14 +27,23 @@ FORMATS: dict[str, str] = {
 }
 
 
+def check_format(name: str) -> None:
+    """Raise where there is no such format.
+
+    Raises:
+        UsageError: names the nearest.
+    """
+    if name not in FORMATS:
+        raise UsageError(f"there is no output format {name!r}.{nearest(name, FORMATS)}", todo=f"one of {', '.join(FORMATS)}")
+
+
 def render(report: Report, name: str) -> str:
     """The report in a format.
 
     Raises:
         UsageError: there is no such format.
     """
-    if name not in FORMATS:
-        raise UsageError(f"there is no output format {name!r}.{nearest(name, FORMATS)}", todo=f"one of {', '.join(FORMATS)}")
+    check_format(name)
     module, _, function = FORMATS[name].partition(":")
     found = cast("Callable[[Report], str]", getattr(import_module(f"gradguard.rendering.{module}"), function))
     return found(report)

@@ -62,9 +62,9 @@ def test_a_file_that_cannot_be_written_fails_the_run_and_says_so(run: Run, file:
     assert f"gradguard: cannot write {file}" in result.stderr.str() + result.stdout.str()
 
 
-def test_an_unknown_format_fails_the_run_and_says_so(run: Run) -> None:
+def test_an_unknown_format_is_said_before_anything_runs(run: Run) -> None:
     result = run(RIGHT, FEW, "--gradguard-output-format=sarf", "--gradguard-output-file=out")
-    assert result.ret == 1
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert "Did you mean 'sarif'?" in result.stderr.str() + result.stdout.str()
 
 
