@@ -126,29 +126,38 @@ def summary(results: list[Result]) -> str:
     return "\n".join(lines)
 
 
+def show(r: Result, *, quiet: bool) -> None:
+    """One line for one result; only what is not right, where quiet."""
+    good = (r.first in r.case.expected) if r.case.faulty else not r.errors and not r.raised
+    if good and quiet:
+        return
+    mark = "ok" if good else ("FLAG" if r.flagged else "MISS") if r.case.faulty else "FALSE"
+    errors, warnings = " ".join(dict.fromkeys(r.errors)), " ".join(dict.fromkeys(r.warnings))
+    print(
+        f"{mark:5} {r.case.id:5} {r.seed} {r.seconds:5.1f}s first {r.first:6} errors [{errors}] warnings [{warnings}] {r.raised} "
+        f"{'' if good else r.case.title}",
+        flush=True,
+    )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("ids", nargs="*")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--quiet", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    results = []
-    for case in [*FAULTY, *HEALTHY]:
-        if options.ids and not any(case.id == i or (i in ("F", "H") and case.id.startswith(i)) for i in options.ids):
-            continue
-        for seed in range(options.seeds):
-            r = run_case(case, seed, options.steps)
-            results.append(r)
-            good = (r.first in case.expected) if case.faulty else not r.errors and not r.raised
-            if not options.quiet or not good:
-                mark = "ok " if good else ("FLAG" if r.flagged else "MISS") if case.faulty else "FALSE"
-                shown = " ".join(dict.fromkeys(r.errors))
-                print(
-                    f"{mark:5} {case.id:5} {seed} {r.seconds:5.1f}s first {r.first:6} errors [{shown}] warnings [{' '.join(dict.fromkeys(r.warnings))}] {r.raised} {'' if good else case.title}",
-                    flush=True,
-                )
+    results: list[Result] = []
+    cases = [c for c in (*FAULTY, *HEALTHY) if not options.ids or c.id in options.ids or c.id[0] in options.ids]
+    try:
+        for seed in range(options.first_seed, options.first_seed + options.seeds):
+            for case in cases:
+                results.append(run_case(case, seed, options.steps))
+                show(results[-1], quiet=options.quiet)
+    except KeyboardInterrupt:
+        print(f"interrupted after {len(results)} of {options.seeds * len(cases)}")
     print(summary(results))
     return 0
 

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from benchmarks.health.__main__ import Result, run_case
+from benchmarks.health.__main__ import Result, run_case, summary
 from benchmarks.health.programs import Case, Program, digits, linears, loader
 
 __all__ = ["FAULTS", "draw", "main"]
@@ -375,21 +375,22 @@ def main() -> int:
     torch.set_num_threads(1)
     results: list[tuple[str, Result]] = []
     left_out = 0
-    for seed in range(options.first, options.first + options.count):
-        name, case = draw(seed)
-        if not name and not learns(case):
-            left_out += 1
-            continue
-        r = run_case(case, seed, options.steps)
-        results.append((name, r))
-        good = (r.first in case.expected) if name else not r.errors and not r.raised
-        if not good:
+    try:
+        for seed in range(options.first, options.first + options.count):
+            name, case = draw(seed)
+            if not name and not learns(case):
+                left_out += 1
+                continue
+            r = run_case(case, seed, options.steps)
+            results.append((name, r))
+            good = (r.first in case.expected) if name else not r.errors and not r.raised
+            mark = "ok" if good else "FLAG" if r.flagged else "MISS" if name else "FALSE"
+            place = f"module {r.module} for {case.module}" if case.module else ""
             print(
-                f"{'FLAG' if r.flagged else 'MISS' if name else 'FALSE':6}{seed} {name} first {r.first} errors {r.errors} warnings {r.warnings} {r.raised}",
-                flush=True,
+                f"{mark:6}{seed} {name} first {r.first} errors {r.errors} warnings {r.warnings} {place} {r.raised}", flush=True
             )
-    from benchmarks.health.__main__ import summary
-
+    except KeyboardInterrupt:
+        print(f"interrupted after {len(results)} of {options.count}")
     print(summary([r for _, r in results]))
     print(f"left out, because they do not learn as they were drawn: {left_out}")
     found, wanted, named, places = Counter[str](), Counter[str](), 0, 0

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -48,7 +49,7 @@ def transformer() -> tuple[nn.Module, Callable[[], Any]]:
 def convolutional() -> tuple[nn.Module, Callable[[], Any]]:
     widths = [3, 32, 64, 128, 256, 256]
     parts: list[nn.Module] = []
-    for i, (a, b) in enumerate(zip(widths, widths[1:], strict=False)):
+    for i, (a, b) in enumerate(itertools.pairwise(widths)):
         parts += [nn.Conv2d(a, b, 3, padding=1, stride=1 + (i % 2)), nn.BatchNorm2d(b), nn.ReLU()]
     model = nn.Sequential(*parts, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(1024, 10))
     x, y = torch.randn(32, 3, 32, 32), torch.randint(0, 10, (32,))
@@ -119,7 +120,7 @@ def main() -> int:
                     context = make()
                     context.__enter__()
                 else:
-                    plain = bare(record, lambda: steps(loss, optimizer, options.steps))
+                    plain = bare(record, lambda run=loss, o=optimizer: steps(run, o, options.steps))
                 ratios.append(inside / plain)
             context.__exit__(None, None, None)
             print(
