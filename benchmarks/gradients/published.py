@@ -98,7 +98,8 @@ def main() -> int:
     counts = []
     for column in zip(*tallies, strict=True):
         asked = [verdict for verdict in column if verdict != "-"]
-        alarms = f", {asked.count('false alarm')} false alarms" if "false alarm" in asked else ""
+        count = asked.count("false alarm")
+        alarms = f", {count} false alarm{'s' * (count > 1)}" if count else ""
         counts.append(f"**{asked.count('found')} of {len(asked)}**{alarms}")
     lines.append(f"| | found, with the right one left alone | {' | '.join(counts)} |")
     introduction = INTRODUCTION.format(torch=torch.__version__.partition("+")[0])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 import gradguard as gg
@@ -49,6 +51,17 @@ def test_its_right_twin_is_clean(mutation: Mutation) -> None:
     report = run(mutation.make(False))
     assert not report.errors, str(report)
     assert not report.inconclusive, str(report)
+
+
+def test_the_page_has_a_row_for_each_and_none_is_missed() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "mutations.md").read_text(encoding="utf-8")
+    lines = ([cell.strip() for cell in line.split("|")] for line in page.splitlines() if line.startswith("|"))
+    rows = {cells[1]: cells for cells in lines}
+    for one in MUTATIONS:
+        said = rows[one.number][3]
+        assert one.bug in rows[one.number][2]
+        assert said.startswith("refused:" if one.refused else one.rules), said
+        assert "false alarm" not in said
 
 
 def test_all_twenty_two_are_there() -> None:
