@@ -18,6 +18,7 @@ from gradguard.adapters.torch_cotangents import (
     difference,
     expanded,
     far,
+    largest,
     linear_limit,
     other_layout,
     scaled,
@@ -35,6 +36,8 @@ __all__ = ["Handed", "backward_facts", "put_back"]
 SUMS = 1e-7
 """Relative difference of sums and layouts (float64) from which on the rounding is measured."""
 SUMS_SINGLE = 1e-3
+NOTHING = 1e-9
+"""Share of the largest entry of all gradients below which a block's gradient is nothing but rounding."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,15 @@ class Again:
         return tensors_of(found)
 
 
+class Afresh(Again):
+    """The same with a forward pass for every backward."""
+
+    def run(self, cotangents: Sequence[Any]) -> list[torch.Tensor | None]:
+        """The gradients on a graph of their own."""
+        Again.__init__(self, self.problem)
+        return super().run(cotangents)
+
+
 def own_memory(v: torch.Tensor) -> torch.Tensor:
     """A copy with the same strides, for a backward that writes; an expanded one refuses to be written into."""
     expanded = any(stride == 0 and extent > 1 for stride, extent in zip(v.stride(), v.shape, strict=True))
@@ -110,11 +122,13 @@ def backward_facts(problem: TorchModuleProblem, *, writes_only: bool = False) ->
         return BackwardFacts(faults=(problem.failure,), skipped={"linearity": reason, "layout": reason})
     try:
         again = Again(problem)
-        written = list(_writes(problem))
+        touched = _touched(problem)
         if writes_only:
             facts = BackwardFacts(skipped={})
         else:
             facts = _facts(problem, again) if again.usable else BackwardFacts(skipped={"linearity": "nothing has a graph"})
+        # Only now: another forward pass writes into what this one's backward needs.
+        written = _writes(problem, touched)
     finally:
         problem.session.moved.update(id(leaf) for leaf in problem.leaves)
         problem._place(None, 0.0)
@@ -128,42 +142,52 @@ def _facts(problem: TorchModuleProblem, again: Again) -> BackwardFacts:
     watch = FunctionWatch(nodes, blocks, problem.session.lift)
     functions = tuple(dict.fromkeys(name_of(node) for node in nodes))
     known = [g for g, leaf in zip(problem._ensure(), problem.leaves, strict=True) if leaf.requires_grad]
-    limit = linear_limit(known)
-    compare = Experiment(again.names)
     try:
         if nodes:
             with watch.watching():
                 first = again.run(again.cotangents)
             if watch.faults:
-                found = _placed(problem, watch, functions)
-                return BackwardFacts(faults=tuple(found), functions=functions, tried=("functions",), skipped=watch.skipped)
-        else:
-            first = known
-        if compare.of(first, known)[0] > limit:
-            reason = "the gradient is not the same from call to call"
-            return BackwardFacts(functions=functions, skipped={"linearity": reason, "layout": reason, "second": reason})
-        power = far(again.cotangents)
-        tried = [f"-2^{power} g"]
-        bad = compare.of(again.run(scaled(again.cotangents, -(2.0**power))), known, -(2.0**power))[0] > limit
-        drew = again.state.drawn_since()
-        if all(v.numel() <= 1 for v in again.cotangents):
-            tried.append(f"2^-{power} g")
-            bad = bad or compare.of(again.run(scaled(again.cotangents, 2.0**-power)), known, 2.0**-power)[0] > limit
-        else:
-            tried += [f"2^-{power} h, expanded", "g + h, transposed"]
-            bad = bad or _sums_differ(again, known, power, compare)
-        faults: list[Fault] = []
-        if drew:
-            size, block = compare.of(again.redrawn(again.cotangents), known)
-            if size > limit:
-                what = "random numbers drawn in backward"
-                faults.append(Fault(kind="draws", what=what, block=block, size=size, limit=limit, detail=_drawing(problem)))
-        if bad:
-            faults += examine(again.cotangents, known, again.run(again.cotangents), again.run, again.names)
-    except RuntimeError as error:
-        reason = f"backward cannot be run again on the same graph: {str(error).splitlines()[0]}"
-        return BackwardFacts(functions=functions, skipped={"linearity": reason, "layout": reason, "second": reason})
-    return BackwardFacts(faults=tuple(faults), functions=functions, tried=tuple(tried), skipped=watch.skipped)
+                if any(fault.kind == "second" for _, fault in watch.faults):
+                    _name_writes(problem, watch)
+                found = tuple(_placed(problem, watch))
+                return BackwardFacts(faults=found, functions=functions, tried=("functions",), skipped={})
+            if Experiment(again.names).of(first, known)[0] > linear_limit(known):
+                reason = "the gradient is not the same from call to call"
+                return BackwardFacts(functions=functions, skipped={"linearity": reason, "layout": reason})
+        return replace(_whole(problem, again, known), functions=functions)
+    except Exception:  # what it saved is freed, or may be read once only: a fresh graph for every backward
+        pass
+    try:
+        return replace(_whole(problem, Afresh(problem), known), functions=functions)
+    except Exception as error:  # reentrant checkpoints refuse autograd.grad
+        text = str(error).splitlines()[0] if str(error) else ""
+        reason = f"backward cannot be run again: {type(error).__name__}: {text}"
+        return BackwardFacts(functions=functions, skipped={"linearity": reason, "layout": reason})
+
+
+def _whole(problem: TorchModuleProblem, again: Again, known: Sequence[torch.Tensor | None]) -> BackwardFacts:
+    """The experiments on the outputs' cotangents; taken apart where one fails."""
+    limit = linear_limit(known)
+    compare = Experiment(again.names)
+    power = far(again.cotangents)
+    tried = [f"-2^{power} g"]
+    bad = compare.of(again.run(scaled(again.cotangents, -(2.0**power))), known, -(2.0**power))[0] > limit
+    drew = again.state.drawn_since()
+    if all(v.numel() <= 1 for v in again.cotangents):
+        tried.append(f"2^-{power} g")
+        bad = bad or compare.of(again.run(scaled(again.cotangents, 2.0**-power)), known, 2.0**-power)[0] > limit
+    else:
+        tried += [f"2^-{power} h, expanded", "g + h, transposed"]
+        bad = bad or _sums_differ(again, known, power, compare)
+    faults: list[Fault] = []
+    if drew:
+        size, block = compare.of(again.redrawn(again.cotangents), known)
+        if size > limit:
+            what = "random numbers drawn in backward"
+            faults.append(Fault(kind="draws", what=what, block=block, size=size, limit=limit, detail=_drawing(problem)))
+    if bad:
+        faults += examine(again.cotangents, known, again.run(again.cotangents), again.run, again.names)
+    return BackwardFacts(faults=tuple(faults), tried=tuple(tried), skipped={})
 
 
 def _sums_differ(again: Again, known: Sequence[torch.Tensor | None], power: int, compare: Experiment) -> bool:
@@ -173,7 +197,9 @@ def _sums_differ(again: Again, known: Sequence[torch.Tensor | None], power: int,
     both = again.run([other_layout(v + h) for v, h in zip(again.cotangents, uniform(again.cotangents), strict=True)])
     expected = [k if o is None else o if k is None else k + o for k, o in zip(known, other, strict=True)]
     allowed = SUMS if all(v.dtype in (torch.float64, torch.complex128) for v in again.cotangents) else SUMS_SINGLE
-    return compare.of(both, expected)[0] > allowed
+    largest_of_all = largest(expected)
+    kept = [i for i, e in enumerate(expected) if largest([e]) > NOTHING * largest_of_all]  # the others are rounding
+    return compare.of([both[i] for i in kept], [expected[i] for i in kept])[0] > allowed
 
 
 def scaled_small(cotangents: Sequence[torch.Tensor], power: int) -> list[Any]:
@@ -181,7 +207,7 @@ def scaled_small(cotangents: Sequence[torch.Tensor], power: int) -> list[Any]:
     return [torch.mul(h[(0,) * h.dim()] if h.numel() else h.sum(), 2.0**-power).expand(h.shape) for h in expanded(cotangents)]
 
 
-def _placed(problem: TorchModuleProblem, watch: FunctionWatch, functions: tuple[str, ...]) -> list[Fault]:
+def _placed(problem: TorchModuleProblem, watch: FunctionWatch) -> list[Fault]:
     """The faults with the module and the line that called the function; the same fault of one function once."""
     calls = record_nodes(problem)
     order = dict(enumerate(calls)) if len(calls) >= len(watch.nodes) else {}
@@ -217,22 +243,59 @@ def _drawing(problem: TorchModuleProblem) -> str:
     return ", ".join(dict.fromkeys(drawing))
 
 
-def _writes(problem: TorchModuleProblem) -> list[Fault]:
-    """What the forward pass that has just run wrote into its inputs and parameters."""
-    found = []
-    for handed in problem.handed:
-        if handed.given.layout != torch.strided or difference(handed.given.detach(), handed.before.detach()) == 0.0:
-            continue
-        with problem.exchanged(handed.own, handed.given.detach().clone()):
-            changed = problem._difference(problem._plain_outputs(), problem._base)
-        found.append(_write("forward", f"input {handed.name}", handed.name, changed, problem))
+@dataclass(frozen=True)
+class Touched:
+    """What a forward pass wrote into: an input with what it left there, or a parameter."""
+
+    what: str
+    block: str
+    own: torch.Tensor
+    left: torch.Tensor
+
+
+def _touched(problem: TorchModuleProblem) -> list[Touched]:
+    """The inputs and parameters that the forward pass that has just run wrote into."""
+    found = [
+        Touched(f"input {h.name}", h.name, h.own, h.given.detach().clone())
+        for h in problem.handed
+        if h.given.layout == torch.strided and difference(h.given.detach(), h.before.detach()) > 0.0
+    ]
     for block, leaf, original in zip(problem.blocks, problem.leaves, problem.originals, strict=True):
-        if original.layout != torch.strided or leaf.shape != original.shape:
-            continue
-        if difference(leaf.detach(), original.to(leaf.dtype)) > 0.0:
-            changed = problem._difference(problem._plain_outputs(), problem._base)
-            found.append(_write("forward", f"{block.kind} {block.name}", block.name, changed, problem))
+        strided = original.layout == torch.strided and leaf.shape == original.shape
+        if strided and difference(leaf.detach(), original.to(leaf.dtype)) > 0.0:
+            found.append(Touched(f"{block.kind} {block.name}", block.name, leaf, leaf.detach().clone()))
     return found
+
+
+def _writes(problem: TorchModuleProblem, touched: Sequence[Touched]) -> list[Fault]:
+    """The faults: does the value change when the call is repeated on what the first one left?"""
+    found = []
+    leaves = {id(leaf) for leaf in problem.leaves}
+    for one in touched:
+        if id(one.own) in leaves and not any(h.own is one.own for h in problem.handed):
+            with torch.no_grad():
+                one.own.data.copy_(one.left)
+            changed = problem._difference(problem._plain_outputs(), problem._base)
+            put_back(problem)
+        else:
+            with problem.exchanged(one.own, one.left):
+                changed = problem._difference(problem._plain_outputs(), problem._base)
+        found.append(_write("forward", one.what, one.block, changed, problem))
+    return found
+
+
+def _name_writes(problem: TorchModuleProblem, watch: FunctionWatch) -> None:
+    """Which saved tensor is it that a backward writes into? On a fresh graph, with its saved tensors read before."""
+    fresh = Again(problem)
+    closer = FunctionWatch(custom_nodes(fresh.heads), watch.blocks, watch.lifted, experiments=False, snapshots=True)
+    try:
+        with closer.watching():
+            fresh.run(fresh.cotangents)
+    except RuntimeError:  # they may be read once only: the second backward says enough
+        return
+    named = {index for index, fault in closer.faults if fault.kind == "write"}
+    kept = [(index, fault) for index, fault in watch.faults if fault.kind != "second" or index not in named]
+    watch.faults = [*kept, *((index, fault) for index, fault in closer.faults if index in named)]
 
 
 def _write(who: str, what: str, block: str, changed: float, problem: TorchModuleProblem) -> Fault:

@@ -35,7 +35,7 @@ MOST = 64
 
 def custom_nodes(outputs: Iterable[torch.Tensor]) -> list[Any]:
     """The nodes of custom (Python) functions behind some tensors, in the order in which forward called them."""
-    todo = [t.grad_fn for t in outputs if t.grad_fn is not None]
+    todo = list(dict.fromkeys(t.grad_fn for t in outputs if t.grad_fn is not None))
     seen: set[Any] = set(todo)
     found: list[Any] = []
     while todo:
@@ -64,13 +64,16 @@ def name_of(node: Any) -> str:
 class FunctionWatch:
     """Watches the custom functions of one graph during one backward pass; collects faults.
 
-    ``blocks``: the id of a leaf -> its block's name. ``faults`` carry the index of the node in ``where``.
+    ``blocks``: the id of a leaf -> its block's name. Each of ``faults`` comes with the index of its node. ``snapshots``: saved
+    tensors are read, too, to see which of them is written into. That is only done once something is: a checkpoint
+    recomputes them when they are read, and allows it once.
     """
 
     nodes: Sequence[Any]
     blocks: dict[int, str]
     lifted: bool
     experiments: bool = True
+    snapshots: bool = False
     faults: list[tuple[int, Fault]] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     raised: tuple[int, BaseException] | None = None
@@ -94,7 +97,7 @@ class FunctionWatch:
     def _apply(self, index: int, node: Any, original: Callable[..., Any]) -> Callable[..., Any]:
         def apply(*given: Any) -> Any:
             before = [copied(g) for g in given]
-            saved = saved_tensors(node)
+            saved = saved_tensors(node) if self.snapshots else ()
             kept = [copied(t) for t in saved]
             try:
                 result = original(*given)

@@ -102,6 +102,28 @@ def test_a_sum_that_cancels_is_rounding_and_no_error() -> None:
     assert not gg.check_gradients(f, torch.randn(4, 1000, generator=torch.Generator().manual_seed(1)), select="GG106").findings
 
 
+class Once(torch.autograd.Function):
+    """A backward that frees what it saved, and can be run once only."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, change: Change) -> torch.Tensor:
+        ctx.kept, ctx.change = x.cos(), change
+        return x.sin()
+
+    @staticmethod
+    def backward(ctx: Any, g: torch.Tensor) -> Any:
+        kept = ctx.kept
+        del ctx.kept
+        return ctx.change(g) * kept, None
+
+
+@pytest.mark.parametrize(("change", "status"), [(torch.abs, "failed"), (lambda g: g, "passed")])
+def test_a_backward_that_can_be_run_once_only_is_asked_on_fresh_graphs(change: Change, status: str) -> None:
+    x = torch.linspace(-1, 1, 6).double()
+    report = gg.check_gradients(lambda x: Once.apply(x, change), x, select="GG106")
+    assert [c.status for c in report.checks] == [status]
+
+
 @pytest.mark.parametrize(
     ("vjp", "code"),
     [
