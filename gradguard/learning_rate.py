@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,9 @@ from gradguard.adapters.base import Settings
 from gradguard.adapters.rates_base import RateProblem, adapt_rates
 from gradguard.errors import UsageError
 from gradguard.rules.base import Rule
+from gradguard.rules.limits import build_rules
 from gradguard.rules.registry import RULES, rule_class, select_rules
+from gradguard.running import run_row
 
 if TYPE_CHECKING:
     from gradguard.measurements.range_test import RangeTest
@@ -27,14 +29,17 @@ CODES = ("GG401", "GG403", "GG404", "GG405")
 STEPS = 50
 
 
-def learning_rate_rules(select: Iterable[str] | str | None = None) -> list[Rule]:
-    """The learning-rate rules with their default limits, of those that ``select`` names (None: all).
+def learning_rate_rules(
+    select: Iterable[str] | str | None = None, limits: Mapping[str, Mapping[str, Any]] | None = None
+) -> list[Rule]:
+    """The learning-rate rules that ``select`` names (None: all), with their limits.
 
     Raises:
         UsageError: the selection names no rule.
     """
     wanted = set(CODES) if select is None else set(select_rules(select))
-    return [rule_class(code)() for code in CODES if code in wanted and code in RULES]
+    chosen = [code for code in CODES if code in wanted and code in RULES]
+    return build_rules(chosen, limits or {})
 
 
 def learning_rate_problem(
@@ -78,6 +83,7 @@ def check_learning_rate(
     objective: Any = "supervised",
     select: Iterable[str] | str | None = None,
     ignore: Sequence[Ignore | str] | Ignore | str = (),
+    limits: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Report:
     """Whether training holds at the optimizer's rates, which rate would, and what curvature says of it.
 
@@ -104,7 +110,9 @@ def check_learning_rate(
     problem, settings = learning_rate_problem(
         scenario, steps=steps, seed=seed, schedule=schedule, clip=clip, curvature_batches=curvature_batches
     )
-    return judge(problem, learning_rate_rules(select), settings, ignores=ignores)
+    report = judge(problem, learning_rate_rules(select, limits), settings, ignores=ignores)
+    report.rows["runs"] = [run_row(seed=seed)]
+    return report
 
 
 def audit_learning_rate(

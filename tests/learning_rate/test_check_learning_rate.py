@@ -124,6 +124,19 @@ def test_same_seed_same_report() -> None:
     assert first.table_rows("learning_rate") == second.table_rows("learning_rate")
 
 
+def test_limits_are_taken() -> None:
+    model = torch.nn.Linear(4, 1)
+    x = torch.linspace(-1, 1, 32)[:, None].repeat(1, 4)
+    arguments: dict[str, Any] = {
+        "loss": lambda m, b: (m(b[0]) - b[1]).square().mean(), "optimizer": torch.optim.SGD(model.parameters(), 0.1), "steps": 10
+    }
+    report = gg.check_learning_rate(model, [(x, x[:, :1])], limits={"GG401": {"worse": 0.2}}, **arguments)
+    assert report.ok
+    assert len(report.table_rows("runs")) == 1
+    with pytest.raises(gg.UsageError, match="GG401 takes worse > 0, got 0"):
+        gg.check_learning_rate(model, [(x, x[:, :1])], limits={"GG401": {"worse": 0}}, **arguments)
+
+
 def test_a_scheduler_is_followed() -> None:
     model = mlp(64, 32, 10)
     optimizer = torch.optim.SGD(model.parameters(), 0.01)
