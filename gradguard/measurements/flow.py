@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,7 +16,7 @@ from gradguard.measurements.base import Evidence, Measurement, Unavailable, the
 from gradguard.measurements.passes import Passes
 from gradguard.measurements.training_run import TrainingRun
 
-__all__ = ["Flow", "LayerFlow", "fitted_growth", "measure"]
+__all__ = ["Flow", "LayerFlow", "fitted_growth", "measure", "sparkline"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,3 +128,14 @@ def first(values: NDArray[np.float64]) -> float:
     """The first finite value; NaN without one."""
     good = values[np.isfinite(values)]
     return float(good[0]) if good.size else math.nan
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """A character for each value on a logarithmic scale, input (left) to output; a dot for what is not positive."""
+    logs = [math.log(v) if v > 0 and math.isfinite(v) else math.nan for v in values]
+    known = [v for v in logs if not math.isnan(v)]
+    if not known:
+        return "." * len(logs)
+    low, width = min(known), max(known) - min(known)
+    marks = "▁▂▃▄▅▆▇█"
+    return "".join("." if math.isnan(v) else marks[round(7 * (v - low) / width) if width else 7] for v in logs)

@@ -43,7 +43,7 @@ class UntrainedParameter(Rule):
     When it is healthy:
         requires_grad=False; a module that this loss does not use; target networks outside the optimizer; branches that
         are skipped at some steps; embedding rows; a bias before a normalisation, and a key bias under softmax, whose
-        gradient is 0 by a theorem: a bias alone never counts.
+        gradient is 0 by a theorem: a bias alone never counts (the check's reason names such biases).
 
     Options:
         steps: optimizer steps after which gradients of exactly 0 are a verdict.
@@ -76,7 +76,30 @@ class UntrainedParameter(Rule):
         requests = [Request(measurement="dependence", about=names)] if names and tried is None else []
         if any(f.severity == "warning" and f.pattern == "not in the optimizer" for f in findings):
             requests.extend(consequence.requests)
-        return self.outcome(merge_nested(findings), requests=tuple(requests))
+        theorem = self._theorems(run)
+        reason = (
+            f"gradient 0 up to rounding, as a normalisation or softmax that follows makes it: {', '.join(theorem[:6])}"
+            if theorem
+            else ""
+        )
+        return self.outcome(merge_nested(findings), requests=tuple(requests), reason=reason)
+
+    @staticmethod
+    def _theorems(run: TrainingRun) -> list[str]:
+        """Biases whose gradient is at rounding level beside that of their own module's weight."""
+        if not run.trace.steps:
+            return []
+        largest = {
+            name: float(np.nanmax(column)) if not np.isnan(column).all() else 0.0
+            for name, column in zip(run.trace.blocks, run.trace.gradient.T, strict=True)
+        }
+        found = []
+        for name, size in largest.items():
+            module, _, last = name.rpartition(".")
+            weight = largest.get(f"{module}.weight", 0.0)
+            if last == "bias" and weight > 0 and size <= 1e-5 * weight:
+                found.append(name)
+        return found
 
     def _silent(self, run: TrainingRun) -> dict[str, str]:
         """Trainable blocks without any gradient: ``none`` came, or all were ``zero``, at every step."""

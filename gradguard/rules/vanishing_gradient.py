@@ -9,7 +9,7 @@ from typing import ClassVar
 from gradguard.adapters.observing_base import TimeFlow
 from gradguard.finding import Finding, Outcome
 from gradguard.measurements.base import Evidence, the
-from gradguard.measurements.flow import Flow, LayerFlow
+from gradguard.measurements.flow import Flow, LayerFlow, sparkline
 from gradguard.measurements.passes import Passes
 from gradguard.measurements.progress import Progress, progress
 from gradguard.rules.base import Rule
@@ -105,7 +105,8 @@ class VanishingGradient(Rule):
             evidence=(
                 f"||g|| ||w|| is {low.late:.2g} at depth {low.depth} and {high.late:.2g} at depth {high.depth} "
                 f"of {len(flow.layers)}; it grows by "
-                f"{flow.growth:.3g} per layer towards the output; {consequence.text}"
+                f"{flow.growth:.3g} per layer towards the output: "
+                f"{sparkline([f.late for f in flow.layers[:60]])}; {consequence.text}"
             ),
             likely="saturating activations (a sigmoid passes at most a quarter), or weights too small for the depth",
             hint="ReLU or GELU with He initialisation, a normalisation, or residual connections",

@@ -90,3 +90,13 @@ def test_left_out_of_the_optimizer_is_an_error_where_training_fails() -> None:
 def test_what_the_loss_depends_on_is_asked_for() -> None:
     outcome = UntrainedParameter().check(evidence(run(gradient=NONE), passes()))
     assert [(r.measurement, r.about) for r in outcome.requests] == [("dependence", ("fc1.weight",))]
+
+
+def test_a_bias_before_a_normalisation_is_named_and_is_no_finding() -> None:
+    blocks = ("conv.weight", "conv.bias", "fc.weight")
+    table = np.ones((300, 3))
+    table[:, 1] = 1e-8
+    facts = (*parameters(blocks[:1]), *parameters(blocks[1:2], shape=(8,)), *parameters(blocks[2:]))
+    outcome = UntrainedParameter().check(evidence(run(gradient=table, blocks=blocks, parameters=facts)))
+    assert outcome.findings == ()
+    assert outcome.reason.endswith("makes it: conv.bias")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gradguard.adapters.observing_base import TimeFlow
-from gradguard.measurements.flow import fitted_growth
+from gradguard.measurements.flow import fitted_growth, sparkline
 from gradguard.rules.vanishing_gradient import VanishingGradient
 from tests.rules.health_evidence import FAILS, WORKS, evidence, flow, passes, run, severities
 
@@ -46,3 +46,9 @@ def test_a_longer_run_is_asked_for() -> None:
     outcome = VanishingGradient().check(evidence(flow(*SIGMOIDS), run(FAILS, 20), passes(loss=2.3)))
     assert severities(outcome) == ["info"]
     assert [r.measurement for r in outcome.requests] == ["long_run"]
+
+
+def test_the_profile_is_a_line_of_marks() -> None:
+    assert sparkline([1e-7, 1.0, 1e-7, 0.0]) == "▁█▁."
+    assert sparkline([0.0, float("nan")]) == ".."
+    assert sparkline([2.0, 2.0]) == "██"
