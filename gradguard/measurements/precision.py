@@ -24,7 +24,7 @@ class Precision(Measurement):
 def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tuple[str, ...]) -> Measurement:
     """The measurement ``precision``."""
     if not isinstance(problem, Lowerable):
-        return Unavailable(wanted="precision", reason="there is no native pass to compare with")
+        return Unavailable(wanted="precision", reason="a NumPy function is compared lifted to float64 only")
     if changes(evidence):
         return Unavailable(wanted="precision", reason=CHANGES)
     facts = problem.precision_facts(settings.reference)

@@ -55,9 +55,11 @@ class LayoutDependentGradient(Rule):
             if key not in kept or fault.size > kept[key].size:
                 kept[key] = fault
         findings = [self._of(fault) for fault in kept.values()]
-        if not findings and "layout" in facts.skipped:
-            return Outcome(status="skipped", reason=facts.skipped["layout"])
-        return self.outcome(findings, reason=layouts.reason if layouts is not None else "")
+        inputs = layouts.reason if layouts is not None else "inputs were not compared"
+        reason = "; ".join(dict.fromkeys(part for part in (facts.skipped.get("layout", ""), inputs) if part))
+        if not findings and inputs and "layout" in facts.skipped:
+            return Outcome(status="skipped", reason=reason)
+        return self.outcome(findings, reason=reason)
 
     def _of(self, fault: Fault) -> Finding:
         if fault.kind == "refused" and fault.what not in ("expanded", "transposed"):
