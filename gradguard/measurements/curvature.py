@@ -84,7 +84,10 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
             return Unavailable(wanted=Curvature.name, reason=found[0].reason)
     sharpest = max(range(len(found)), key=lambda index: found[index].largest.value)
     point, spectrum = points[sharpest], found[sharpest]
-    response = point.response()
+    try:
+        response = point.response()
+    except TypeError as error:  # a step that needs a closure, as L-BFGS: it is many evaluations, and no linear iteration
+        return Unavailable(wanted=Curvature.name, reason=f"the optimizer's step cannot be taken alone: {error}")
     clipped = 1.0
     if problem.plan.clip is not None and all(g.rule is not None for g in point.groups) and not warm:
         clipped = max(1.0, point.gradient_norm() / problem.plan.clip)

@@ -124,6 +124,21 @@ def test_same_seed_same_report() -> None:
     assert first.table_rows("learning_rate") == second.table_rows("learning_rate")
 
 
+def test_an_optimizer_with_a_closure_is_observed_without_curvature() -> None:
+    model = torch.nn.Linear(4, 1)
+    x = torch.linspace(-1, 1, 32)[:, None].repeat(1, 4)
+    report = gg.check_learning_rate(
+        model, [(x, x[:, :1])], loss=lambda m, b: (m(b[0]) - b[1]).square().mean(),
+        optimizer=torch.optim.LBFGS(model.parameters(), lr=0.5, max_iter=2), steps=8,
+    )
+    assert report.ok
+    row = report.table_rows("learning_rate")[0]
+    assert "lambda_max" not in row
+    assert row["training_low"] > 0
+    (cost,) = [r for r in report.table_rows("measurements") if r["measurement"] == "curvature"]
+    assert cost["reason"].startswith("the optimizer's step cannot be taken alone: ")
+
+
 def test_limits_are_taken() -> None:
     model = torch.nn.Linear(4, 1)
     x = torch.linspace(-1, 1, 32)[:, None].repeat(1, 4)
