@@ -181,7 +181,10 @@ class TorchWatch:
         self.cut = tuple(dict.fromkeys((*self.cut, *spy.cut)))
         order = tuple(dict.fromkeys((*(self.seen.start.order if self.seen.start else ()), *spy.order)))
         units = spy.unit_facts()
+        shown = Outputs()
+        shown.add(None, value)
         look = Look(
+            outputs=shown.facts(),
             step=self.steps,
             units=units,
             attention=spy.attention_facts(),
@@ -391,7 +394,7 @@ class TorchWatch:
             start,
             units=merged(self.seen.first or [start.units]),
             losses=self.losses,
-            outputs=self.first_outputs.facts(),
+            outputs=self.first_outputs.facts() or start.outputs,
         )
         start = replaced(start, identical_rows=self.start_rows, zero_blocks=self.start_zero)
         if self.nonfinite is not None and not self.nonfinite_step:
@@ -407,7 +410,7 @@ class TorchWatch:
         end = replaced(
             self.seen.last,
             units=self._with_peaks(merged(list(self.seen.units))),
-            outputs=outputs.facts(),
+            outputs=outputs.facts() or self.seen.last.outputs,
             losses=self.losses,
             identical_rows=tuple(n for n, p in self.named if identical_rows(p)),
             zero_blocks=tuple(n for n, p in self.named if not bool(p.detach().any())),
