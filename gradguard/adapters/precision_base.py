@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 __all__ = ["PLAIN", "BlockPrecision", "Lowerable", "PrecisionFacts"]
 
-PLAIN: dict[str, float] = {"float32": 1e-5, "bfloat16": 0.04, "float16": 5e-3}
+PLAIN: dict[str, float] = {"float64": 1e-9, "float32": 1e-5, "bfloat16": 0.04, "float16": 5e-3}
 """Relative error of a gradient, ||g - g64|| / ||g64||, that needs no explanation (docs/precision.md)."""
 
 

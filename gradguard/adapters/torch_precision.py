@@ -96,7 +96,7 @@ def precision_facts(problem: TorchModuleProblem, reference: Any = None) -> Preci
         return problem.failure.detail
     if not problem.session.lift:
         return "float64 is refused, so that the native gradient has nothing to be compared with"
-    if not problem.path.startswith("lifted") and not problem.habits.lift_forward:
+    if not problem.path.startswith("lifted") and not problem.habits.lift_forward and not problem.habits.lift_backward:
         return "everything is computed in float64"
     try:
         return _facts(problem, reference)
@@ -111,7 +111,7 @@ def _facts(problem: TorchModuleProblem, reference: Any) -> PrecisionFacts | str:
     lifted = problem._ensure()
     outputs, native, low = native_pass(problem, problem.originals)
     if low is None:
-        return "everything is computed in float64"
+        low = torch.float64  # only backward casts
     name = dtype_name(low)
     lost = sum(int((torch.isfinite(b) & ~torch.isfinite(o)).sum()) for o, b in zip(outputs, problem._base, strict=True))
     value = problem._difference(outputs, problem._base) if not lost else float("inf")

@@ -93,6 +93,12 @@ def test_the_right_kernel_passes(dtype: torch.dtype) -> None:
     assert [c.status for c in report.checks if c.code == "GG111"] == ["passed"]
 
 
+def test_a_backward_that_casts_down_in_a_float64_model_is_an_error() -> None:
+    report = check(lambda g, x: (g.float() * x.float().sigmoid()).double(), torch.float64)
+    assert {f.code for f in report.errors} == {"GG111"}, str(report)
+    assert "gradient in float64 is off by" in report.errors[0].message
+
+
 def test_in_float64_it_is_skipped() -> None:
     report = check(overflowing, torch.float64, select="GG111")
     assert [(c.status, c.reason) for c in report.checks] == [("skipped", "everything is computed in float64")]

@@ -74,6 +74,22 @@ def test_the_right_one_passes() -> None:
     assert not check("right").findings
 
 
+def test_another_dtype_is_a_warning() -> None:
+    class Wide(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            return 2 * x
+
+        @staticmethod
+        def backward(ctx: Any, g: torch.Tensor) -> Any:
+            return 2 * g.double()
+
+    report = gg.check_gradients(lambda x: Wide.apply(x), X, precision="native", select="GG112")
+    assert report.ok
+    assert [f.severity for f in report.findings] == ["warning"]
+    assert "backward returned torch.float64 for an argument of torch.float32" in report.findings[0].message
+
+
 def test_an_error_that_is_no_custom_functions_is_still_a_usage_error() -> None:
     def f(x: torch.Tensor) -> torch.Tensor:
         y = x.sin()
