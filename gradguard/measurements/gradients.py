@@ -21,7 +21,7 @@ from gradguard.measurements.shots import Shooter, Shot, equalising_scales
 
 __all__ = ["BlockResult", "Gradients", "compare", "measure", "nudged"]
 
-GOAL = 5e-7
+GOAL = 1e-6
 """The resolution that more tangents are spent for."""
 RESOLVED = 2.5e-5
 """A block counts as compared from this resolution on (float64): an error of 20 times as much is seen."""
@@ -212,8 +212,11 @@ def nudged(problem: Differentiable, found: Gradients, settings: Settings) -> Gra
     return None  # ties that moved together would have come apart by now
 
 
-def compare(problem: Differentiable, settings: Settings, *, quick: bool = False) -> Gradients:
-    """Numerical against analytical gradient at the problem's point; ``quick`` stops at the first mismatch."""
+def compare(problem: Differentiable, settings: Settings, *, quick: bool = False, modules: bool = True) -> Gradients:
+    """Numerical against analytical gradient at the problem's point.
+
+    ``quick`` stops at the first mismatch; ``modules``: blocks that the whole drowns may be checked through their module.
+    """
     shooter = Shooter(problem, settings.seed)
     results: dict[int, BlockResult] = {}
     active: list[int] = []
@@ -231,14 +234,18 @@ def compare(problem: Differentiable, settings: Settings, *, quick: bool = False)
             _groups(state)
     if silent:
         state.add(shooter.shoot(shooter.tangent(silent)))
+    if not state.failed and modules and isinstance(problem, Modular):
+        _modules(state, problem, settings)
+    if active and not state.failed:
+        _groups(state)
+    if active and not state.failed:
+        _singles(state)
     plain = next((s for s in state.failed if not _constants_only(s)), None)
     if plain is not None and quick:
         for i in plain.tangent.blocks:
             state.alone[i] = _result(state, i, plain, "fail", "together", 0.0)
     elif state.failed:
         _one_by_one(state)
-    elif isinstance(problem, Modular):
-        _modules(state, problem, settings)
     for i in [*active, *silent]:
         results[i] = state.alone.get(i) or _judge(state, i, problem.path)
     return Gradients(
@@ -289,28 +296,31 @@ def _joint(state: _State) -> None:
 
 
 def _groups(state: _State) -> None:
-    """Blocks that need more: in groups of similar size, then alone, then with steps scaled to each entry."""
+    """Blocks that need more, in groups of similar size."""
     shooter = state.shooter
     norms = _latest_norms(state)
-    enough = RESOLVED if shooter.double else RESOLVED_SINGLE
     # What is lost in the rounding of the whole is not found by more tangents: its own module sees it.
     drowned = {i for i in norms if state.blocks[i].module is not None and norms[i] <= TINY_SHARE * max(norms.values())}
-    for _ in range(2):
-        wanting = sorted(set(state.unresolved(GOAL)) - drowned, key=lambda i: norms[i])
-        if not wanting or state.failed:
+    wanting = sorted(set(state.unresolved(GOAL)) - drowned - set(state.alone), key=lambda i: norms[i])
+    groups: list[list[int]] = []
+    for i in wanting:
+        if groups and norms[i] <= 100 * max(norms[groups[-1][0]], 1e-300):
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    for group in groups[:GROUPS]:
+        if state.add(shooter.shoot(shooter.tangent(group))):
             return
-        groups: list[list[int]] = []
-        for i in wanting:
-            if groups and norms[i] <= 100 * max(norms[groups[-1][0]], 1e-300):
-                groups[-1].append(i)
-            else:
-                groups.append([i])
-        for group in groups[:GROUPS]:
-            if state.add(shooter.shoot(shooter.tangent(group))):
-                return
-        if not set(state.unresolved(enough)) - drowned:
-            return
-    for i in sorted(set(state.unresolved(enough)) - drowned)[:SINGLES]:
+
+
+def _singles(state: _State) -> None:
+    """What is still open, each block alone, then with steps scaled to each entry."""
+    shooter = state.shooter
+    enough = RESOLVED if shooter.double else RESOLVED_SINGLE
+    norms = _latest_norms(state)
+    goal = GOAL if shooter.double else RESOLVED_SINGLE
+    still = [i for i in state.unresolved(goal) if i not in state.alone and norms[i] > TINY_SHARE * max(norms.values())]
+    for i in still[:SINGLES]:
         for relative in (False, True):
             if state.add(shooter.shoot(shooter.tangent([i], relative=relative), fresh_noise=relative)):
                 return
@@ -426,7 +436,8 @@ def _modules(state: _State, problem: Modular, settings: Settings) -> None:
         while True:
             if path not in done:
                 alone = problem.module_problem(path)
-                done[path] = compare(alone, replace(settings, seed=settings.seed + 17)) if alone is not None else None
+                again = replace(settings, seed=settings.seed + 17)
+                done[path] = compare(alone, again, modules=False) if alone is not None else None
             inside = done[path]
             if inside is not None or not path:
                 break

@@ -23,7 +23,8 @@ class DeadUnits(Rule):
         Takes per unit the largest derivative of its activation over all samples and all positions seen (exactly 0 for
         ReLU and its kind; below 1e-3 for smooth activations), before and after the training run. A whole dead layer is
         an error, and so is half of a layer that was alive and died. Half of a layer from birth is an error where the loss
-        has not fallen by half (of what guessing gives, where that is known) in a longer run. Pruned units (all incoming weights exactly 0) do not count.
+        has not fallen by half (of what guessing gives, where that is known) in a longer run. Pruned units (all
+        incoming weights exactly 0) do not count.
 
     Why is this bad:
         A dead unit never learns again: its gradient is 0, and so is that of everything that acts through it alone.

@@ -70,12 +70,11 @@ def test_nothing_is_changed(train: bool, raises: bool) -> None:
     model, x = Busy(raises=raises).train(train), torch.randn(5, 4)
     model.first.weight.grad = torch.ones_like(model.first.weight)
     before = state(model, x)
-    try:
-        report = gg.check_gradients(model, x)
-    except gg.UsageError as error:
-        assert raises
-        assert "fails, too" in str(error)
+    if raises:
+        with pytest.raises(gg.UsageError, match="fails, too"):
+            gg.check_gradients(model, x)
     else:
+        report = gg.check_gradients(model, x)
         assert report.ok, str(report)
     after = state(model, x)
     assert [name for name in before if not same(before[name], after[name])] == []
@@ -98,7 +97,7 @@ def test_a_cast_inside_is_lifted() -> None:
         lambda x: x.to(torch.bfloat16).to(torch.float16),
         lambda x: torch.zeros(3, dtype=torch.float32) + x,
         lambda x: torch.softmax(x.half(), -1, dtype=torch.float32),
-        lambda x: torch.full((3,), 0.1).copy_(x) + torch.tensor(0.5),
+        lambda x: x + torch.full((3,), 0.1).copy_(x) + torch.tensor(0.5),
         lambda x: torch.arange(3, dtype=torch.float32) @ x,
     ],
 )
@@ -106,7 +105,7 @@ def test_every_result_is_float64(compute: Any) -> None:
     x = torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64)
     with LiftMode() as mode:
         result = compute(x)
-    assert result.dtype == torch.float64 or result.dtype == torch.float32 and torch.full((1,), 0.1).dtype == torch.float32
+    assert result.dtype == torch.float64
     assert mode.changed
 
 
