@@ -197,11 +197,7 @@ def cut_graph(d: Drawn) -> tuple[Program, set[str], str]:
     place = d.r.randrange(1, len(model))
     layers = list(model)
     cut = nn.Sequential(*layers[:place], Stop(), *layers[place:])
-    before = [
-        n
-        for n, m in cut.named_modules()
-        if isinstance(m, nn.Linear | nn.Conv2d | nn.BatchNorm1d | nn.LayerNorm) and int(n.partition(".")[0]) < place
-    ]
+    before = [n for n, m in cut.named_modules() if isinstance(m, nn.Linear | nn.Conv2d) and int(n.partition(".")[0]) < place]
     return d.program(cut), {"GG303"}, before[-1] if before else ""
 
 
