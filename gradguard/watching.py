@@ -74,6 +74,9 @@ class Watch:
         }
         for name in ("leaks", "underflow", "dependence", "long_run"):
             evidence[name] = Unavailable(wanted=name, reason="a watched loop is not run again: use check_training")
+        if not seen.looks:
+            reason = seen.notes[0] if seen.notes else "the model itself was never called with gradients enabled"
+            evidence["passes"] = Unavailable(wanted="passes", reason=reason)
         if not seen.steps:
             reason = "no optimizer step was seen" if seen.optimizers else "no optimizer was given"
             evidence["training_run"] = Unavailable(wanted="training_run", reason=reason)

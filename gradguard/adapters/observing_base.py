@@ -198,6 +198,8 @@ class Look:
     """Trainable matrices all of whose rows are the same."""
     zero_blocks: tuple[str, ...] = ()
     """Parameters that are exactly 0."""
+    failures: tuple[str, ...] = ()
+    """Operations that could not be looked at, and why."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -111,6 +111,7 @@ class TorchHealth(TorchTraining):
             order=tuple(spy.order),
             matrices=tuple(spy.matrices),
             low_precision=spy.low_precision,
+            failures=tuple(sorted(spy.failures)),
             samples=samples,
             identical_rows=tuple(n for n, p in named if identical_rows(p)),
             zero_blocks=tuple(n for n, p in named if not bool(p.detach().any())),

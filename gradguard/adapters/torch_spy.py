@@ -73,6 +73,14 @@ def first_tensor(value: Any) -> torch.Tensor | None:
     return None
 
 
+def address(tensor: torch.Tensor) -> int:
+    """Where a tensor's storage is; -1 where it has none (inside vmap and other transforms)."""
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except (RuntimeError, NotImplementedError):
+        return -1
+
+
 @dataclass
 class Units:
     """Sums over samples for one activation; on the device of the model."""
@@ -138,6 +146,7 @@ class Spy(TorchFunctionMode):
         self.root_outputs: Any = None
         self.root_input: Any = None
         self.first_bad: tuple[str, str, str, tuple[str, ...], tuple[int, ...]] | None = None
+        self.failures: set[str] = set()
         self.cut: list[str] = []
         self._detached: dict[int, tuple[str, ...]] = {}
         self._made: dict[int, tuple[str, str, int | None]] = {}
@@ -179,7 +188,7 @@ class Spy(TorchFunctionMode):
         self.stack.append(path)
         for given in args:
             if isinstance(given, torch.Tensor) and not given.requires_grad and given.is_floating_point():
-                before = self._detached.get(given.untyped_storage().data_ptr(), ())
+                before = self._detached.get(address(given), ())
                 self.cut.extend(m for m in before if m not in self.cut)
         if self.keep_outputs and isinstance(module, torch.nn.RNNBase) and args and isinstance(args[0], torch.Tensor):
             sequence = args[0]
@@ -243,7 +252,7 @@ class Spy(TorchFunctionMode):
         self.matrices.update(
             {f"{path}.{k}".lstrip("."): None for k, p in module.named_parameters(recurse=False) if p.ndim >= 2}
         )
-        self._made[value.untyped_storage().data_ptr()] = (block, path, -1)
+        self._made[address(value)] = (block, path, -1)
         self._last = (block, path, -1, value.shape)
 
     def _note_bad(self, module: torch.nn.Module, path: str, args: Any, kwargs: Any, output: torch.Tensor) -> None:
@@ -287,23 +296,34 @@ class Spy(TorchFunctionMode):
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         plain = name.rstrip("_") if not name.startswith("__") else name
-        if plain in ELEMENTWISE and args and isinstance(args[0], torch.Tensor) and self.stack:
-            self._activation(plain, args, kwargs)
-        elif plain in ("clamp", "clamp_min") and self.stack and args and isinstance(args[0], torch.Tensor):
-            low = kwargs.get("min", args[1] if len(args) > 1 else None)
-            high = kwargs.get("max", args[2] if len(args) > 2 else None)
-            if low == 0 and high is None and args[0].requires_grad:
-                self._activation("relu", args[:1], {})
+        if self.stack and args and isinstance(args[0], torch.Tensor):
+            self._safely(self._before, plain, args, kwargs)
         result = func(*args, **kwargs)
         if self.stack:
-            self._after(plain, args, kwargs, result)
-            if self.keep_outputs and plain in ELEMENTWISE and isinstance(result, torch.Tensor) and result.grad_fn is not None:
-                seen = self.outputs.setdefault(f"{self.stack[-1]}:{plain}", [])
-                if len(seen) < 512:
-                    seen.append(result)
+            self._safely(self._after, plain, args, kwargs, result)
         return result
 
+    def _safely(self, see: Callable[..., None], *given: Any) -> None:
+        """What cannot be looked at (transforms, subclasses of tensors) is noted; the user's pass goes on."""
+        try:
+            see(*given)
+        except Exception as error:
+            self.failures.add(f"{given[0]}: {type(error).__name__}")
+
+    def _before(self, name: str, args: Any, kwargs: Any) -> None:
+        if name in ELEMENTWISE:
+            self._activation(name, args, kwargs)
+        elif name in ("clamp", "clamp_min"):
+            low = kwargs.get("min", args[1] if len(args) > 1 else None)
+            high = kwargs.get("max", args[2] if len(args) > 2 else None)
+            if isinstance(low, int | float) and low == 0 and high is None and args[0].requires_grad:
+                self._activation("relu", args[:1], {})
+
     def _after(self, name: str, args: Any, kwargs: Any, result: Any) -> None:
+        if self.keep_outputs and name in ELEMENTWISE and isinstance(result, torch.Tensor) and result.grad_fn is not None:
+            seen = self.outputs.setdefault(f"{self.stack[-1]}:{name}", [])
+            if len(seen) < 512:
+                seen.append(result)
         if name in CONTRACTIONS or name in CHANNELS_FIRST or name == "layer_norm" or name == "rms_norm":
             self._contraction(name, args, kwargs, result)
         elif name == "embedding":
@@ -320,11 +340,11 @@ class Spy(TorchFunctionMode):
         elif name in ("argmin", "argmax") and isinstance(result, torch.Tensor) and result.ndim >= 1:
             dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
             if isinstance(dim, int):
-                self._choices[result.untyped_storage().data_ptr()] = int(args[0].shape[dim])
+                self._choices[address(result)] = int(args[0].shape[dim])
         elif name == "topk" and isinstance(result, tuple) and len(result) == 2:
-            self._choices[result[1].untyped_storage().data_ptr()] = int(args[0].shape[-1])
+            self._choices[address(result[1])] = int(args[0].shape[-1])
         elif name == "detach" and args[0].requires_grad:
-            self._detached[result.untyped_storage().data_ptr()] = tuple(self.modules)
+            self._detached[address(result)] = tuple(self.modules)
         elif name in ("one_hot", "__getitem__", "index_select", "getitem"):
             self._code(name, args)
 
@@ -350,14 +370,14 @@ class Spy(TorchFunctionMode):
         if not matrices and name in ("batch_norm", "group_norm", "layer_norm", "rms_norm", "instance_norm"):
             block = self._last[0]  # a normalisation after a layer: that layer feeds the activation
         entry = (block, self.stack[-1], axis)
-        self._made[result.untyped_storage().data_ptr()] = entry
+        self._made[address(result)] = entry
         self._last = (*entry, result.shape)
 
     def _activation(self, kind: str, args: Any, kwargs: Any) -> None:
         z = args[0].detach()
         if z.numel() == 0 or not z.is_floating_point() or z.ndim < 1:
             return
-        made = self._made.get(z.untyped_storage().data_ptr())
+        made = self._made.get(address(z))
         block, module, axis = made if made is not None else self._last[:3]
         if made is None and self._last[3] != z.shape:
             axis = None
@@ -462,10 +482,10 @@ class Spy(TorchFunctionMode):
     def _code(self, name: str, args: Any) -> None:
         tensors = [a for a in args if isinstance(a, torch.Tensor)]
         tensors += [i for a in args if isinstance(a, tuple) for i in a if isinstance(i, torch.Tensor)]
-        index = next((t for t in tensors if t.dtype == torch.int64 and t.untyped_storage().data_ptr() in self._choices), None)
+        index = next((t for t in tensors if t.dtype == torch.int64 and address(t) in self._choices), None)
         if index is None:
             return
-        size = self._choices[index.untyped_storage().data_ptr()]
+        size = self._choices[address(index)]
         table = next((t for t in tensors if t.is_floating_point() and t.ndim == 2 and t.shape[0] == size), None)
         if table is None and name != "one_hot":
             return

@@ -34,4 +34,5 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
     start = problem.look("start", seed=settings.seed)
     run = the(evidence, TrainingRun)
     end = problem.look("end", seed=settings.seed) if run is not None else None
-    return Passes(start=start, end=end)
+    failures = ", ".join(dict.fromkeys((*start.failures, *(end.failures if end is not None else ()))))
+    return Passes(start=start, end=end, reason=f"not looked at: {failures}" if failures else "")
