@@ -40,10 +40,11 @@ def run_report(
     options: Mapping[str, Any],
     blocks: Sequence[str] | None = None,
     json_file: str | None = None,
+    rates: bool = False,
     output_format: str | None = None,
     output_file: str | None = None,
 ) -> int:
-    """Audit, print, write what was asked for. Returns the exit code."""
+    """Audit, print, write what was asked for; with ``rates``, a range test of every scenario. Returns the exit code."""
     root = project_root()
     config = load_config(root, options=options)
     if output_format is not None:
@@ -53,8 +54,11 @@ def run_report(
     audited = audit_targets(targets, config=config, root=root, blocks=blocks, baseline=_baseline_of(config, root))
     # Ignores of the table may concern scenarios that were not named: then only those of the command line can be stale.
     report = _with_stale(audited, config.ignore if not targets else check_ignores(as_ignores(options.get("ignore") or ())))
+    pictures = _range_tests(targets, config, root, report) if rates else []
     if json_file != "-":
         _show(report, output_format, output_file)
+        for picture in pictures:
+            print(f"\n{picture}")
     if json_file:
         _write(report.to_json(), json_file)
     for failure in audited.failures:
@@ -102,6 +106,27 @@ def audit_targets(
         used.extend(accepted)
         failures.extend(_nothing_decided(found, report))
     return Audited(report=merge(reports), failures=tuple(failures), used=tuple(used))
+
+
+def _range_tests(targets: Sequence[str], config: Config, root: Path, report: Report) -> list[str]:
+    """A picture of each scenario's range test; its runs go into the report's table ``rates``."""
+    from gradguard.learning_rate import range_test
+    from gradguard.rendering.rates import render_rates
+
+    pictures = []
+    for found in _find(targets, config, root):
+        try:
+            one = build_scenario(found)
+            if one.optimizer is None:
+                raise UsageError("no optimizer", todo="give the scenario one")
+            with Bar(f"{found.address} learning rates"):
+                test = range_test(one.model, one.batches, loss=one.loss, optimizer=one.optimizer, grad=one.grad, seed=config.seed)
+        except UsageError as error:
+            pictures.append(f"{found.address}: no range test: {error.what}")
+            continue
+        report.rows.setdefault("rates", []).extend({"scenario": found.address, **row} for row in test.tables()["rates"])
+        pictures.append(f"{found.address}: what each learning rate gains in a short run\n{render_rates(test)}")
+    return pictures
 
 
 def _nothing_decided(found: Found, report: Report) -> list[UsageError]:

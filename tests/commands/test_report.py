@@ -274,3 +274,23 @@ def test_arguments_that_cannot_be_read_exit_with_2(arguments: list[str], capsys:
         main(arguments)
     assert raised.value.code == 2
     assert "usage: gradguard" in capsys.readouterr().err
+
+
+def test_lr_tries_rates_and_says_where_it_cannot(capsys: pytest.CaptureFixture[str]) -> None:
+    write(
+        "import gradguard as gg\nimport numpy as np\n"
+        "X = np.linspace(-1, 1, 12).reshape(6, 2)\n"
+        "def loss(model, batch):\n    return float(((X @ model['w']) ** 2).mean())\n"
+        "def grad(model, batch):\n    return {'w': 2 * X.T @ (X @ model['w']) / 6}\n"
+        "def build(optimizer):\n"
+        "    return gg.Scenario({'w': np.ones(2)}, [0] * 30, loss, grad=grad, optimizer=optimizer)\n"
+        "@gg.scenario\ndef trained():\n    return build(gg.SGD(0.1))\n"
+        "@gg.scenario\ndef still():\n    return build(None)\n"
+    )
+    assert main(["report", "models.py", "--select", "GG101", "--lr", "--json", "out.json"]) == 0
+    output = capsys.readouterr().out
+    assert "<- suggested" in output
+    assert "diverges in 3 of 3" in output
+    assert "models.py:still: no range test: no optimizer" in output
+    rows = json.loads(Path("out.json").read_text())["tables"]["rates"]
+    assert {row["scenario"] for row in rows} == {"models.py:trained"}
