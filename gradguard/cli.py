@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
 
     report = commands.add_parser("report", help="audit scenarios", description="Audit the scenarios of each target.")
     _add_run_options(report)
-    report.add_argument("--lr", action="store_true", help="also try rates from a thousandth to a thousand times the optimizer's")
+    report.add_argument("--lr", action="store_true", help="also try rates from a thousandth to a thousandfold")
     report.add_argument("--json", metavar="FILE", help="write the report as JSON as well; - prints it instead of the text")
     report.add_argument("--output-format", metavar="FORMAT", help="text, json, jsonl, markdown, github, gitlab, sarif or junit")
     report.add_argument("--output-file", metavar="FILE", help="write it to a file; the text still goes to the terminal")

@@ -21,7 +21,7 @@ from gradguard.errors import UsageError
 
 __all__ = ["CHUNK", "Outputs", "TorchPasses", "finite"]
 
-CHUNK = 1 << 20
+CHUNK = 1 << 18
 """Entries that a sum over a block converts at a time."""
 
 

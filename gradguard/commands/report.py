@@ -120,7 +120,9 @@ def _range_tests(targets: Sequence[str], config: Config, root: Path, report: Rep
             if one.optimizer is None:
                 raise UsageError("no optimizer", todo="give the scenario one")
             with Bar(f"{found.address} learning rates"):
-                test = range_test(one.model, one.batches, loss=one.loss, optimizer=one.optimizer, grad=one.grad, seed=config.seed)
+                test = range_test(
+                    one.model, one.batches, loss=one.loss, optimizer=one.optimizer, grad=one.grad, seed=config.seed
+                )
         except UsageError as error:
             pictures.append(f"{found.address}: no range test: {error.what}")
             continue
