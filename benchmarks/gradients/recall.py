@@ -3,6 +3,7 @@
     python -m benchmarks.gradients.recall                 # 600 trials; about ten minutes on one core
     python -m benchmarks.gradients.recall --tiny          # every gradient below 1e-8
     python -m benchmarks.gradients.recall --factor 1.00001
+    python -m benchmarks.gradients.recall --native        # in float32, as for kernels that cannot be lifted
 
 Prints one table by kind of fault and one by size, and what was not found. Exit code 1 if a fault passed that the reported
 resolution says would be seen.
@@ -54,11 +55,18 @@ def judge(trial: Trial, report: gg.Report) -> tuple[str, tuple[str, ...], float]
     return ("unresolved" if resolution > trial.error / 20 else "missed"), strays, resolution
 
 
-def run(seed: int, kind: str, size: int, scale: float) -> Result:
+def run(seed: int, kind: str, size: int, scale: float, *, native: bool = False) -> Result:
     """Plant, check, judge."""
     trial = planted(seed, kind, size, scale=scale)
+    options = dict(trial.options)
+    if native:
+        options["precision"] = "native"
+        trial.model.float()
+        trial.inputs = torch.utils._pytree.tree_map(
+            lambda v: v.float() if isinstance(v, torch.Tensor) and v.is_floating_point() else v, trial.inputs
+        )
     start = time.perf_counter()
-    report = gg.check_gradients(trial.model, trial.inputs, seed=seed, **trial.options)
+    report = gg.check_gradients(trial.model, trial.inputs, seed=seed, select=("GG101", "GG105") if native else None, **options)
     seconds = time.perf_counter() - start
     outcome, strays, resolution = judge(trial, report)
     return Result(seed, kind, trial, outcome, strays, resolution, seconds)
@@ -86,6 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=600)
     parser.add_argument("--tiny", action="store_true", help="scale the loss so that every gradient is below 1e-8")
+    parser.add_argument("--native", action="store_true", help="float32 models, not lifted")
     parser.add_argument("--factor", help="instead of the usual faults: the block's gradient times this")
     parser.add_argument("--size", type=int, choices=SIZES, help="one size instead of all")
     parser.add_argument("--seed", type=int, default=10_000)
@@ -96,7 +105,7 @@ def main(arguments: list[str] | None = None) -> int:
     sizes = [chosen.size] if chosen.size else [*SIZES[:5], *SIZES[:5], SIZES[5]]
     results: list[Result] = []
     for i in range(chosen.trials):
-        result = run(chosen.seed + i, kinds[i % len(kinds)], sizes[i // len(kinds) % len(sizes)], 1e-12 if chosen.tiny else 1.0)
+        result = run(chosen.seed + i, kinds[i % len(kinds)], sizes[i // len(kinds) % len(sizes)], 1e-12 if chosen.tiny else 1.0, native=chosen.native)
         results.append(result)
         if chosen.tiny and result.trial.largest >= 1e-8:
             raise RuntimeError(f"seed {result.seed}: a gradient of {result.trial.largest:.1e} is not below 1e-8")

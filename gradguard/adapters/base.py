@@ -213,8 +213,11 @@ class Nodal(Protocol):
         """The custom functions that one pass calls, in order."""
         ...
 
-    def node_problem(self, index: int) -> Differentiable | None:
-        """One of them alone: its tensor arguments are the blocks. None where it cannot be called alone."""
+    def node_problem(self, index: int, batch: int | None = None) -> Differentiable | None:
+        """One of them alone: its tensor arguments are the blocks. None where it cannot be called alone.
+
+        ``batch``: on that many samples instead; None where it has just as many.
+        """
         ...
 
 
@@ -261,10 +264,11 @@ class Modular(Protocol):
         """Record the inputs of several modules in one pass, ahead of :meth:`module_problem`."""
         ...
 
-    def module_problem(self, path: str) -> Differentiable | None:
+    def module_problem(self, path: str, batch: int | None = None) -> Differentiable | None:
         """The module alone, on its recorded input: its parameters and tensor inputs are the blocks.
 
-        None where it was not called, or cannot be called alone.
+        None where it was not called, or cannot be called alone. ``batch``: on that many samples instead; None where it has
+        just as many.
         """
         ...
 

@@ -132,11 +132,18 @@ class TorchModuleProblem(TorchComparable):
         self._nodes = record_nodes(self)
         return tuple(node.facts for node in self._nodes)
 
-    def node_problem(self, index: int) -> TorchModuleProblem | None:
-        """One of them alone, on its recorded arguments."""
+    def node_problem(self, index: int, batch: int | None = None) -> TorchModuleProblem | None:
+        """One of them alone, on its recorded arguments, or on as many samples of them as ``batch`` says."""
         node = self._nodes[index]
+        args: tuple[Any, ...] | None = node.args
+        if batch is not None:
+            made = iter(node.facts.origins)
+            kept = [isinstance(a, torch.Tensor) and a.requires_grad and bool(next(made, "")) for a in node.args]
+            args = resized(node.args, batch, [a for a, k in zip(node.args, kept, strict=True) if k])
+        if args is None:
+            return None
         blocks, leaves = [], []
-        for position, argument in enumerate(node.args):
+        for position, argument in enumerate(args):
             if isinstance(argument, torch.Tensor) and argument.requires_grad:
                 label = f"{node.facts.name} argument {position}"
                 blocks.append(Block(name=label, shape=tuple(argument.shape), dtype=dtype_name(argument.dtype), kind="input"))
@@ -144,7 +151,7 @@ class TorchModuleProblem(TorchComparable):
 
         def call() -> Any:
             return node.function.apply(
-                *[a.view_as(a) if isinstance(a, torch.Tensor) and a.requires_grad else a for a in node.args]
+                *[a.view_as(a) if isinstance(a, torch.Tensor) and a.requires_grad else a for a in args]
             )
 
         alone = TorchModuleProblem(
@@ -197,15 +204,21 @@ class TorchModuleProblem(TorchComparable):
         """Record several modules in one pass, ahead of :meth:`module_problem`; an adapter may do nothing."""
         self._recorded = self.record(paths)
 
-    def module_problem(self, path: str, called: Called | None = None) -> TorchModuleProblem | None:
-        """The module alone, on its recorded input: its parameters and differentiable inputs are the blocks."""
+    def module_problem(self, path: str, batch: int | None = None) -> TorchModuleProblem | None:
+        """The module alone, on its recorded input: its parameters and differentiable inputs are the blocks.
+
+        ``batch``: on that many samples of its input instead.
+        """
         module = self.children.get(path)
         if module is None:
             return None
-        called = called or self._recorded.pop(path, None) or self.record([path]).get(path)
-        if called is None:
+        called = self._recorded.pop(path, None) or self.record([path]).get(path)
+        given = None if called is None else (called.args, called.kwargs)
+        if given is not None and batch is not None:
+            given = resized(given, batch, [])
+        if given is None:
             return None
-        args, kwargs = called.args, called.kwargs
+        args, kwargs = given
         blocks: list[Block] = []
         leaves: list[torch.Tensor] = []
         originals: list[torch.Tensor] = []
@@ -349,6 +362,26 @@ class TorchModuleProblem(TorchComparable):
         )
         other._offset = self._offset
         yield other
+
+
+def resized(tree: Any, batch: int, kept: Sequence[torch.Tensor]) -> Any | None:
+    """A container whose tensors along the batch have that many samples; None where that is how many they have.
+
+    The batch is the first extent of the first tensor that requires a gradient and is not in ``kept`` (weights).
+    """
+    values = [value for _, value in flatten(tree, "")]
+    inputs = [v for v in values if isinstance(v, torch.Tensor) and v.dim() and not any(v is k for k in kept)]
+    size = next((v.shape[0] for v in inputs if v.requires_grad), 0)
+    if size in (0, batch):
+        return None
+
+    def of_size(value: Any) -> Any:
+        if not any(value is v for v in inputs) or value.shape[0] != size:
+            return value
+        rows = torch.arange(batch, device=value.device) % size
+        return value.detach()[rows].requires_grad_(value.requires_grad)
+
+    return rebuild(tree, [of_size(v) for v in values])
 
 
 def _integers(tree: Any) -> list[torch.Tensor]:

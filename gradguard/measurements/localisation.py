@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -128,6 +130,7 @@ class _Guilt:
                 node.origins,
                 f"{node.name} at {node.location}",
                 node.direct,
+                again=partial(self.problem.node_problem, k),
             )
 
     def modules(self) -> None:
@@ -148,7 +151,8 @@ class _Guilt:
                     if not any(self._fails_below(p) for p in inner):
                         self.located = True
                         origins = tuple(b.name if b.kind != "input" else "" for b in alone.blocks)
-                        self._inside(alone, path, self.problem.module_class(path), origins, "")
+                        again = partial(self.problem.module_problem, path)
+                        self._inside(alone, path, self.problem.module_class(path), origins, "", again=again)
                     else:
                         below += inner
             level = below
@@ -166,8 +170,11 @@ class _Guilt:
         origins: tuple[str, ...],
         function: str,
         direct: tuple[bool, ...] = (),
+        *,
+        again: Callable[[int], Differentiable | None],
     ) -> None:
         """Which arguments of a guilty part have a wrong gradient, and where in them."""
+        batch = self._batch_dependence(again)
         inside = compare(alone, replace(self.settings, seed=self.settings.seed + 73))
         where = f"module {module or 'the model itself'} ({owner})" if owner else ""
         if function:
@@ -191,7 +198,7 @@ class _Guilt:
                 z=result.z,
                 extent=extent.text,
                 count=extent.count,
-                pattern=extent.pattern,
+                pattern="; ".join(text for text in (extent.pattern, batch) if text),
                 likely=extent.likely,
                 evidence=f"z = {result.z:.2g} of {function or 'the module'} alone",
                 guilty=True,
@@ -200,6 +207,14 @@ class _Guilt:
                 self.places.append(place)
             elif not origin:
                 self.inputs.append(place)
+
+    def _batch_dependence(self, again: Callable[[int], Differentiable | None]) -> str:
+        """Whether the fault goes away on one sample, or, where there is only one, on three."""
+        single = again(1)
+        if single is not None:
+            return "" if self.fails(single) else "only at batch > 1"
+        several = again(3)
+        return "only at batch 1" if several is not None and not self.fails(several) else ""
 
     def blocks(self) -> None:
         """Without parts to check alone: the entries and patterns of the wrong blocks themselves."""
