@@ -75,11 +75,17 @@ class LayoutDependentGradient(Rule):
                 hint="autograd promises no layout of grad_output: call .contiguous() or .reshape()",
             )
         whose = "cotangent" if fault.what in ("expanded", "transposed") else "input"
+        if whose == "cotangent":
+            pattern = "only with a non-contiguous cotangent"
+        elif fault.what == "contiguous":  # the user's own input has another layout: that one is the suspect
+            pattern = "only with inputs in the layout that they have; contiguous ones give another gradient"
+        else:
+            pattern = f"only with inputs {fault.what}"
         return self.finding(
             f"{place_of(fault)}: the same {whose} {fault.what} gives another "
             f"{'value' if 'value' in fault.detail else 'gradient'}, off by {fault.size:.3g} of its largest entry",
             block=fault.block, module=fault.module, location=where_of(fault), observed=fault.size, limit=fault.limit,
-            pattern=f"only with a non-contiguous {whose}" if whose == "cotangent" else f"only with inputs {fault.what}",
+            pattern=pattern,
             evidence=fault.detail or f"off by {fault.size:.2g} (limit {fault.limit:.1g})",
             likely=f"the memory of the {whose} is read as if it were contiguous",
             hint="call .contiguous() before memory is read, or use the strides",
