@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -58,24 +58,10 @@ class TorchModuleProblem(TorchComparable):
             for path, module in root.named_modules():
                 self.children.setdefault(".".join(p for p in (prefix, path) if p), module)
 
-    def at(self, nudge: Tangent | None, size: float) -> TorchModuleProblem:
-        """The same problem at x + size * u; the session is shared."""
-        other = TorchModuleProblem(
-            self.call,
-            self.blocks,
-            self.leaves,
-            self.session,
-            originals=self.originals,
-            seed=self.seed,
-            path=self.path,
-            where=self.where,
-            counts=self.counts,
-            share=self.share,
-            scalar=self.scalar,
-            modules=self.roots,
-            habits=self.habits,
-        )
-        other._offset = None if nudge is None else (nudge, size)
+    def at(self, nudge: Tangent | None, size: float) -> Self:
+        """The same problem at x + size * u; what was recorded at this point is not taken along."""
+        other = super().at(nudge, size)
+        other._batching, other._recorded, other._nodes = None, {}, []
         return other
 
     # -- Modular --------------------------------------------------------------------------------------------------

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from typing import Self
 
 import numpy as np
 import torch
@@ -137,22 +139,12 @@ class TorchProblem(TorchPasses):
         cause = first_difference(self, value=value > NOTICED) if max(value, worst) > NOTICED else ""
         return Identity(value_difference=value, gradient_difference=worst, block=name, cause=cause)
 
-    def at(self, nudge: Tangent | None, size: float) -> TorchProblem:
-        """The same problem at x + size * u; the session is shared."""
-        other = TorchProblem(
-            self.call,
-            self.blocks,
-            self.leaves,
-            self.session,
-            originals=self.originals,
-            seed=self.seed,
-            path=self.path,
-            where=self.where,
-            counts=self.counts,
-            share=self.share,
-            scalar=self.scalar,
-        )
+    def at(self, nudge: Tangent | None, size: float) -> Self:
+        """The same problem at x + size * u; session, leaves, costs and what is known of its passes are shared."""
+        other = copy.copy(self)
         other._offset = None if nudge is None else (nudge, size)
+        other._gradients, other._cotangents, other._base, other._tangents = None, None, [], {}
+        other.known_habits = True
         return other
 
     def outside(self, nudges: Sequence[Tangent], size: float, most: int, share: float) -> tuple[Outside, ...]:
