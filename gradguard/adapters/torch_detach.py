@@ -53,6 +53,7 @@ class Moment:
     location: str
     operation: str
     declared: bool = False
+    mask: torch.Tensor | None = None
 
 
 class CutMode(TorchFunctionMode):
@@ -78,6 +79,8 @@ class CutMode(TorchFunctionMode):
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
+        if "fake_quant" in getattr(func, "__name__", "") and isinstance(result, torch.Tensor) and result.requires_grad:
+            return self._straight_through(args[0], result)
         if not self._leaves_graph(func, args, kwargs, result):
             return result
         location = _user_line()
@@ -93,6 +96,22 @@ class CutMode(TorchFunctionMode):
                 result = kept.value.clone() if isinstance(kept.value, torch.Tensor) else kept.value
         keep = result.detach().clone() if isinstance(result, torch.Tensor) else result
         self.moments.append(Moment(keep, location, operation, not torch.is_grad_enabled()))
+        return result
+
+    def _straight_through(self, x: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
+        """torch's own straight-through estimator: a cut of what rounding adds, x * mask + (q - x * mask) held fixed."""
+        location = _user_line()
+        if location is None or not x.requires_grad:
+            return result
+        mask = torch.autograd.grad(result, x, torch.ones_like(result), retain_graph=True)[0]
+        position = len(self.moments)
+        offset = (result - x * mask).detach()
+        if self.replay is not None and position < len(self.replay):
+            kept = self.replay[position]
+            if kept.mask is not None and _alike(kept.value, offset):
+                offset, mask = kept.value, kept.mask
+                result = x * mask + offset
+        self.moments.append(Moment(offset.clone(), location, "fake_quantize", mask=mask))
         return result
 
     @staticmethod

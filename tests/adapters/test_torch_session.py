@@ -133,3 +133,10 @@ def test_leaves_of_a_closure_become_blocks() -> None:
     model, scale = nn.Linear(4, 3), torch.randn(3, requires_grad=True)
     with adapt_torch(lambda x: model(x) * scale, torch.randn(2, 4)) as problem:
         assert {b.name for b in problem.blocks} == {"weight", "bias", "scale", "x"}
+
+
+def test_torch_s_own_straight_through_estimator_is_a_cut_and_no_wrong_gradient() -> None:
+    torch.manual_seed(0)
+    report = gg.check_gradients(lambda x: torch.fake_quantize_per_tensor_affine(x, 0.1, 0, -8, 7).square(), torch.randn(6, 5))
+    assert report.ok, str(report)
+    assert [f.code for f in report.findings] == ["GG113"]
