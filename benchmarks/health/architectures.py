@@ -1,382 +1,164 @@
-"""Tiny randomly initialised transformers models at initialisation and over 20 steps of AdamW: none may be flagged.
+"""Tiny randomly initialised models at initialisation and over 20 steps of AdamW: none may be flagged.
 
-``python -m benchmarks.health.architectures [names]``
+``python -m benchmarks.health.architectures [names] [--how HOW,...] [--as WAY,...] [--rates RATE,...] [--seconds N]``
+
+HOW is any of train (``check_training``), watch (a plain loop), point (``optimizer=None``), audit and eval (every rule,
+in training and in evaluation mode); WAY is any of WAYS: as it is, or in another precision, attention or memory scheme.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
+import json
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
+from benchmarks.health.tiny.batches import Tiny
+from benchmarks.health.tiny.mixed import MIXED
+from benchmarks.health.tiny.plain import PLAIN
+from benchmarks.health.tiny.signals import SIGNALS
+from benchmarks.health.tiny.text import TEXT
+from benchmarks.health.tiny.vision import VISION
+from gradguard.checking import audit
 from gradguard.health import check_training
+from gradguard.report import Report
+from gradguard.scenarios import Scenario
+from gradguard.watching import watch
 
-__all__ = ["BUILDERS", "build", "main"]
+__all__ = ["NAMES", "WAYS", "build", "main"]
 
-V, N, T = 99, 4, 16
+TRANSFORMERS: dict[str, Tiny] = TEXT | VISION | SIGNALS
+HANDWRITTEN = PLAIN | MIXED
+NAMES = (*TRANSFORMERS, *HANDWRITTEN)
+WAYS = ("plain", "float64", "bfloat16", "eager", "sdpa", "checkpointed", "frozen")
+HOW = ("train", "watch", "point", "audit", "eval")
 
 
-def tokens() -> torch.Tensor:
-    return torch.randint(2, V, (N, T))
-
-
-def pictures(size: int = 32) -> torch.Tensor:
-    return torch.randn(N, 3, size, size)
-
-
-def language(model: Any) -> tuple[Any, Callable[[], Any], Any]:
-    return model, lambda: {"input_ids": (ids := tokens()), "labels": ids}, lambda m, b: m(**b).loss
-
-
-def classified(model: Any, size: int = 32) -> tuple[Any, Callable[[], Any], Any]:
-    return (
-        model,
-        lambda: {"pixel_values": pictures(size), "labels": torch.randint(0, 3, (N,))},
-        lambda m, b: m(**b).loss,
-    )
-
-
-def gpt2() -> Any:
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    return language(GPT2LMHeadModel(GPT2Config(vocab_size=V, n_positions=32, n_embd=32, n_layer=3, n_head=4)))
-
-
-def llama() -> Any:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    return language(
-        LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=V,
-                hidden_size=32,
-                intermediate_size=64,
-                num_hidden_layers=3,
-                num_attention_heads=4,
-                num_key_value_heads=2,
-            )
-        )
-    )
-
-
-def mixtral() -> Any:
-    from transformers import MixtralConfig, MixtralForCausalLM
-
-    return language(
-        MixtralForCausalLM(
-            MixtralConfig(
-                vocab_size=V,
-                hidden_size=32,
-                intermediate_size=64,
-                num_hidden_layers=2,
-                num_attention_heads=4,
-                num_key_value_heads=2,
-                num_local_experts=4,
-            )
-        )
-    )
-
-
-def mamba() -> Any:
-    from transformers import MambaConfig, MambaForCausalLM
-
-    return language(MambaForCausalLM(MambaConfig(vocab_size=V, hidden_size=32, state_size=8, num_hidden_layers=3)))
-
-
-def gptneox() -> Any:
-    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
-
-    return language(
-        GPTNeoXForCausalLM(
-            GPTNeoXConfig(vocab_size=V, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4)
-        )
-    )
-
-
-def opt() -> Any:
-    from transformers import OPTConfig, OPTForCausalLM
-
-    return language(
-        OPTForCausalLM(
-            OPTConfig(
-                vocab_size=V,
-                hidden_size=32,
-                ffn_dim=64,
-                num_hidden_layers=3,
-                num_attention_heads=4,
-                word_embed_proj_dim=32,
-                max_position_embeddings=64,
-            )
-        )
-    )
-
-
-def bert() -> Any:
-    from transformers import BertConfig, BertForMaskedLM
-
-    return language(
-        BertForMaskedLM(
-            BertConfig(vocab_size=V, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4)
-        )
-    )
-
-
-def bert_pooler() -> Any:
-    from transformers import BertConfig, BertModel
-
-    model = BertModel(
-        BertConfig(vocab_size=V, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4)
-    )
-    return model, tokens, lambda m, b: m(b).last_hidden_state[:, 0].sub(1).square().mean()
-
-
-def bert_classifier() -> Any:
-    from transformers import BertConfig, BertForSequenceClassification
-
-    model = BertForSequenceClassification(
-        BertConfig(vocab_size=V, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, num_labels=3)
-    )
-    return model, lambda: {"input_ids": tokens(), "labels": torch.randint(0, 3, (N,))}, lambda m, b: m(**b).loss
-
-
-def deberta() -> Any:
-    from transformers import DebertaV2Config, DebertaV2ForSequenceClassification
-
-    model = DebertaV2ForSequenceClassification(
-        DebertaV2Config(
-            vocab_size=V,
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_labels=3,
-            relative_attention=True,
-            pos_att_type=["p2c", "c2p"],
-        )
-    )
-    return model, lambda: {"input_ids": tokens(), "labels": torch.randint(0, 3, (N,))}, lambda m, b: m(**b).loss
-
-
-def t5() -> Any:
-    from transformers import T5Config, T5ForConditionalGeneration
-
-    return language(
-        T5ForConditionalGeneration(
-            T5Config(vocab_size=V, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, decoder_start_token_id=0)
-        )
-    )
-
-
-def bart() -> Any:
-    from transformers import BartConfig, BartForConditionalGeneration
-
-    return language(
-        BartForConditionalGeneration(
-            BartConfig(
-                vocab_size=V,
-                d_model=32,
-                encoder_layers=2,
-                decoder_layers=2,
-                encoder_attention_heads=4,
-                decoder_attention_heads=4,
-                encoder_ffn_dim=64,
-                decoder_ffn_dim=64,
-                max_position_embeddings=64,
-            )
-        )
-    )
-
-
-def vit() -> Any:
-    from transformers import ViTConfig, ViTForImageClassification
-
-    return classified(
-        ViTForImageClassification(
-            ViTConfig(
-                hidden_size=32,
-                num_hidden_layers=3,
-                num_attention_heads=4,
-                intermediate_size=64,
-                image_size=32,
-                patch_size=8,
-                num_labels=3,
-            )
-        )
-    )
-
-
-def convnext() -> Any:
-    from transformers import ConvNextConfig, ConvNextForImageClassification
-
-    return classified(
-        ConvNextForImageClassification(ConvNextConfig(hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 2, 1], num_labels=3))
-    )
-
-
-def swin() -> Any:
-    from transformers import SwinConfig, SwinForImageClassification
-
-    return classified(
-        SwinForImageClassification(
-            SwinConfig(image_size=32, patch_size=2, embed_dim=16, depths=[1, 2], num_heads=[2, 4], window_size=4, num_labels=3)
-        )
-    )
-
-
-def resnet() -> Any:
-    from transformers import ResNetConfig, ResNetForImageClassification
-
-    return classified(
-        ResNetForImageClassification(
-            ResNetConfig(embedding_size=8, hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 2, 1], layer_type="basic", num_labels=3)
-        ),
-        64,
-    )
-
-
-def wav2vec2() -> Any:
-    from transformers import Wav2Vec2Config, Wav2Vec2ForSequenceClassification
-
-    model = Wav2Vec2ForSequenceClassification(
-        Wav2Vec2Config(
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            intermediate_size=64,
-            conv_dim=(16, 16),
-            conv_stride=(5, 2),
-            conv_kernel=(10, 3),
-            num_feat_extract_layers=2,
-            num_conv_pos_embeddings=16,
-            num_conv_pos_embedding_groups=4,
-            num_labels=3,
-            classifier_proj_size=16,
-            mask_time_prob=0.0,
-        )
-    )
-    return (
-        model,
-        lambda: {"input_values": torch.randn(N, 1000), "labels": torch.randint(0, 3, (N,))},
-        lambda m, b: m(**b).loss,
-    )
-
-
-def whisper() -> Any:
-    from transformers import WhisperConfig, WhisperForConditionalGeneration
-
-    model = WhisperForConditionalGeneration(
-        WhisperConfig(
-            vocab_size=V,
-            d_model=32,
-            encoder_layers=2,
-            decoder_layers=2,
-            encoder_attention_heads=4,
-            decoder_attention_heads=4,
-            encoder_ffn_dim=64,
-            decoder_ffn_dim=64,
-            num_mel_bins=16,
-            max_source_positions=32,
-            max_target_positions=32,
-            decoder_start_token_id=1,
-            pad_token_id=0,
-            bos_token_id=1,
-            eos_token_id=2,
-        )
-    )
-    return model, lambda: {"input_features": torch.randn(N, 16, 64), "labels": tokens()}, lambda m, b: m(**b).loss
-
-
-def clip() -> Any:
-    from transformers import CLIPConfig, CLIPModel
-
-    text = {
-        "vocab_size": V,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "max_position_embeddings": 32,
-        "eos_token_id": 2,
-    }
-    vision = {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "image_size": 32,
-        "patch_size": 8,
-    }
-    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16))
-    return (
-        model,
-        lambda: {"input_ids": tokens(), "pixel_values": pictures(), "return_loss": True},
-        lambda m, b: m(**b).loss,
-    )
-
-
-BUILDERS: dict[str, Callable[[], Any]] = {
-    f.__name__: f
-    for f in (
-        gpt2,
-        llama,
-        mixtral,
-        mamba,
-        gptneox,
-        opt,
-        bert,
-        bert_pooler,
-        bert_classifier,
-        deberta,
-        t5,
-        bart,
-        vit,
-        convnext,
-        swin,
-        resnet,
-        wav2vec2,
-        whisper,
-        clip,
-    )
-}
-
-
-def build(name: str, seed: int = 0, batches: int = 4) -> tuple[Any, list[Any], Any]:
-    """Model, batches and loss."""
+def build(name: str, seed: int = 0, batches: int = 4, way: str = "plain") -> tuple[Any, list[Any], Any]:
+    """Model in training mode, batches and loss."""
     torch.manual_seed(seed)
-    model, batch, loss = BUILDERS[name]()
+    if name in HANDWRITTEN:
+        model, batch, loss = HANDWRITTEN[name]()
+    else:
+        tiny = TRANSFORMERS[name]
+        model, batch, loss = tiny.model(), tiny.batch, tiny.loss
+    made = [batch() for _ in range(batches)]
     model.train()
-    return model, [batch() for _ in range(batches)], loss
+    if way in ("float64", "bfloat16"):
+        dtype = getattr(torch, way)
+        model, made = model.to(dtype), [_cast(one, dtype) for one in made]
+    elif way in ("eager", "sdpa"):
+        model.set_attn_implementation(way)
+    elif way == "checkpointed":
+        model.gradient_checkpointing_enable()
+    elif way == "frozen":  # the first half of the parameters, as where only a head is fine-tuned
+        parameters = list(model.parameters())
+        for parameter in parameters[: len(parameters) // 2]:
+            parameter.requires_grad_(False)
+    return model, made, loss
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.to(dtype) if value.is_floating_point() else value
+    if isinstance(value, dict):
+        return {key: _cast(one, dtype) for key, one in value.items()}
+    return type(value)(_cast(one, dtype) for one in value) if isinstance(value, list | tuple) else value
+
+
+def looped(model: Any, batches: list[Any], loss: Any, rate: float) -> Report:
+    """20 steps of a plain loop, watched."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
+    with watch(model, optimizer=optimizer) as watching:
+        for step in range(20):
+            optimizer.zero_grad()
+            value = loss(model, batches[step % len(batches)])
+            value.backward()
+            optimizer.step()
+            watching.record(loss=value)
+    return watching.report()
+
+
+def checked(how: str, name: str, way: str, rate: float) -> Report:
+    model, batches, loss = build(name, way=way)
+    if how == "watch":
+        return looped(model, batches, loss, rate)
+    optimizer = None if how == "point" else torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=rate)
+    if how in ("audit", "eval"):
+        model.train(how == "audit")
+        return audit(Scenario(model, batches, loss, optimizer=optimizer))
+    return check_training(model, batches, loss=loss, optimizer=optimizer, steps=20)
+
+
+@contextmanager
+def limited(seconds: int) -> Iterator[None]:
+    """Raises TimeoutError after so many seconds."""
+
+    def stop(*_: Any) -> None:
+        raise TimeoutError(f"more than {seconds} s")
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+
+
+def run(how: str, name: str, way: str, rate: float, seconds: int) -> dict[str, Any]:
+    """One row: what was found, what stayed open, what was raised, and how long it took."""
+    row: dict[str, Any] = {"how": how, "name": name, "way": way, "rate": rate, "raised": ""}
+    start = time.perf_counter()
+    try:
+        with limited(seconds):
+            report = checked(how, name, way, rate)
+        for severity in ("error", "warning"):
+            row[severity] = [f"{f.code} {f.message}" for f in report.findings if f.severity == severity]
+        row["inconclusive"] = [f"{c.code} {c.reason}" for c in report.checks if c.status == "inconclusive"]
+    except Exception as error:
+        row["raised"] = f"{type(error).__name__}: {str(error)[:300]}"
+    row["seconds"] = round(time.perf_counter() - start, 1)
+    return row
+
+
+def _runs(hows: list[str], rates: list[float]) -> Iterator[tuple[str, float]]:
+    for how in hows:
+        yield from ((how, rate) for rate in (rates if how in ("train", "watch") else rates[:1]))
+
+
+def _list(of: Callable[[str], Any]) -> Callable[[str], list[Any]]:
+    return lambda text: [of(one) for one in text.split(",")]
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="name", help=", ".join(NAMES))
+    parser.add_argument("--how", type=_list(str), default=list(HOW))
+    parser.add_argument("--as", dest="ways", type=_list(str), default=["plain"])
+    parser.add_argument("--rates", type=_list(float), default=[1e-3, 1e-4, 5e-5])
+    parser.add_argument("--seconds", type=int, default=120, help="a run is stopped after so many seconds")
+    parser.add_argument("--json", help="file to which one line is appended for each run")
+    chosen = parser.parse_args()
     torch.set_num_threads(1)
-    names = [n for n in sys.argv[1:] if n in BUILDERS] or list(BUILDERS)
-    flagged = runs = 0
-    for name in names:
-        for lr in (1e-3, 5e-5):
-            start = time.perf_counter()
-            runs += 1
-            try:
-                model, batches, loss = build(name)
-                report = check_training(
-                    model, batches, loss=loss, optimizer=torch.optim.AdamW(model.parameters(), lr=lr), steps=20
-                )
-            except Exception as error:
-                print(f"RAISED {name} lr {lr:g}: {type(error).__name__}: {str(error).splitlines()[0]}", flush=True)
-                flagged += 1
-                continue
-            errors = [f"{f.code} {f.message}" for f in report.findings if f.severity == "error"]
-            flagged += bool(errors)
-            warnings = [f"{f.code} {f.message}" for f in report.findings if f.severity == "warning"]
-            print(
-                f"{'FALSE' if errors else 'ok   '} {name:16} lr {lr:g} {time.perf_counter() - start:5.1f}s errors {errors} warnings {warnings}",
-                flush=True,
-            )
-    print(f"{runs} runs, {flagged} flagged")
-    return 0
+    count = flagged = raised = 0
+    for name in chosen.names or NAMES:
+        for way in chosen.ways:
+            for how, rate in _runs(chosen.how, chosen.rates):
+                row = run(how, name, way, rate, chosen.seconds)
+                count, flagged, raised = count + 1, flagged + bool(row.get("error")), raised + bool(row["raised"])
+                verdict = "RAISED" if row["raised"] else "FALSE" if row["error"] else "ok"
+                said = row["raised"] or f"errors {row['error']} warnings {row['warning']} open {row['inconclusive']}"
+                print(f"{verdict:6} {name:18} {way} {how} lr {rate:g} {row['seconds']:5.1f} s {said}", flush=True)
+                if chosen.json:
+                    with open(chosen.json, "a", encoding="utf-8") as file:
+                        file.write(json.dumps(row) + "\n")
+    print(f"{count} runs, {flagged} flagged, {raised} raised")
+    return int(bool(flagged or raised))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Tiny models of every usual family, at their own initialisation."""
