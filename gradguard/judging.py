@@ -58,13 +58,16 @@ def judge(
     evidence: Evidence | None = None,
 ) -> Report:
     """Measure what the rules need, judge, measure once more what they ask for, judge again, triage, report."""
-    known = gather(problem, needed(rules), settings, evidence or {})
-    outcomes = {rule.code: rule.check(known) for rule in rules}
-    requests = _requests(outcomes.values())
-    for request in requests:
-        known = gather(problem, [request.measurement], settings, known, request.about)
-    if requests:  # rules are pure: what one asked for may matter to another
+    import numpy as np
+
+    with np.errstate(all="ignore"):  # what overflows is measured; a warning would end a check where warnings are errors
+        known = gather(problem, needed(rules), settings, evidence or {})
         outcomes = {rule.code: rule.check(known) for rule in rules}
+        requests = _requests(outcomes.values())
+        for request in requests:
+            known = gather(problem, [request.measurement], settings, known, request.about)
+        if requests:  # rules are pure: what one asked for may matter to another
+            outcomes = {rule.code: rule.check(known) for rule in rules}
     return _assemble(rules, outcomes, known, scenario=scenario, ignores=ignores)
 
 
