@@ -180,7 +180,7 @@ class TorchPasses(TorchPlacement):
             self._gradients, self._shapes = self._backward([outputs.tensors[i] for i in self.used])
         taped = [outputs.tensors[i].detach().clone() for i in self.used]
         del outputs, result
-        if not self.known_habits:
+        if not self.known_habits and self.failure is None:  # looking for the fault ran the model again, from the start
             self.session.learn(self.habits)
         try:
             first = self._plain_outputs()

@@ -70,6 +70,13 @@ def test_a_gradient_of_another_shape_is_an_error_and_no_crash(how: str) -> None:
     assert "test_wrong_gradient_shape.py" in finding.location
 
 
+def test_a_backward_that_raises_behind_dropout_is_one_error() -> None:
+    layer = Layer(4, 3)
+    layer.how = "raises"
+    report = gg.check_gradients(nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5), layer), (X,))
+    assert [f.code for f in report.errors] == ["GG112"], str(report)
+
+
 def test_the_right_one_passes() -> None:
     assert not check("right").findings
 
