@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from gradguard.adapters.torch_wide import WIDE
+
 __all__ = ["LiftMode", "lifted_dtype"]
 
 LIFT: dict[torch.dtype, torch.dtype] = {
@@ -51,6 +53,9 @@ class LiftMode(TorchDispatchMode):
         new_kwargs = {name: self._in(_mapped(value, self._in)) for name, value in kwargs.items()} if kwargs else kwargs
         if func in _HALF_TO_FLOAT and len(new_args) > 2 and new_args[2]:
             new_args = (*new_args[:2], False)
+        if func in WIDE:  # without the mode there is no kernel for it
+            self.changed = True
+            return WIDE[func](*new_args, **new_kwargs)
         return self._out(_mapped(func(*new_args, **new_kwargs), self._out))
 
     def _in(self, value: Any) -> Any:
