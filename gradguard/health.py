@@ -60,6 +60,7 @@ def check_training(
     objective: Any = "supervised",
     causal: bool | None = None,
     independent_samples: bool | None = None,
+    padding: Callable[[Any], Any] | None = None,
     seed: int = 0,
     select: Iterable[str] | str | None = None,
     ignore: Iterable[Ignore | str] | Ignore | str = (),
@@ -85,6 +86,8 @@ def check_training(
         objective: ``"supervised"``, ``"adversarial"``, ``"reinforcement"`` or ``"metric"``.
         causal: a declaration: outputs may not depend on later positions (the input's second axis).
         independent_samples: a declaration: outputs may not depend on other samples of the batch.
+        padding: a declaration: ``padding(batch)`` -> mask (samples, positions), True where a position is padding; the loss
+            may not depend on what is there.
         seed: of the random numbers that the model draws.
         select: rules by code, slug or prefix.
         ignore: accepted findings, each with its reason.
@@ -112,6 +115,7 @@ def check_training(
         objective=objective,
         causal=causal,
         independent_samples=independent_samples,
+        padding=padding,
     )
     settings = Settings(seed=seed, steps=steps)
     ignores = check_ignores(as_ignores(ignore))

@@ -74,7 +74,8 @@ class Scenario:
     optimizer over the model's parameters, a callable that makes one from parameters, or ``gg.SGD`` for a NumPy model,
     whose ``model`` is a (nested) dict of arrays that ``grad(model, batch)`` mirrors. ``outputs(model, batch)`` and
     ``labels(batch)`` serve the rules on heads and labels. ``causal`` and ``independent_samples`` are declarations:
-    what is not declared and cannot be known is skipped with its reason, never guessed.
+    what is not declared and cannot be known is skipped with its reason, never guessed. So is ``padding(batch)``, a mask
+    (samples, positions) that is True where a position is padding: the loss may not depend on what is there.
     """
 
     model: Any
@@ -86,6 +87,7 @@ class Scenario:
     outputs: Callable[[Any, Any], Any] | None = field(default=None, kw_only=True)
     labels: Callable[[Any], Any] | None = field(default=None, kw_only=True)
     wrt: Sequence[str] | str | None = field(default=None, kw_only=True)
+    padding: Callable[[Any], Any] | None = field(default=None, kw_only=True)
     causal: bool | None = field(default=None, kw_only=True)
     independent_samples: bool | None = field(default=None, kw_only=True)
     objective: Objective = field(default="supervised", kw_only=True)
@@ -96,7 +98,7 @@ class Scenario:
             raise UsageError(
                 f"Scenario(loss=...) takes a function loss(model, batch) -> scalar, got {type(self.loss).__name__}"
             )
-        for name in ("grad", "activations", "outputs", "labels"):
+        for name in ("grad", "activations", "outputs", "labels", "padding"):
             given = getattr(self, name)
             if given is not None and not callable(given):
                 raise UsageError(f"Scenario({name}=...) takes a function, got {type(given).__name__}")

@@ -72,7 +72,7 @@ class Watch:
             ),
             "passes": Passes(start=start, end=end, path=seen.path),
         }
-        for name in ("leaks", "underflow", "dependence", "long_run"):
+        for name in ("leaks", "padding", "underflow", "dependence", "long_run"):
             evidence[name] = Unavailable(wanted=name, reason="a watched loop is not run again: use check_training")
         if not seen.looks:
             reason = seen.notes[0] if seen.notes else "the model itself was never called with gradients enabled"

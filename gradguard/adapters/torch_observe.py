@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from gradguard.adapters.observing_base import BatchFacts, Leaks, Look, LossFacts, Nonfinite, TimeFlow
+from gradguard.adapters.padding_base import PaddingFacts
+from gradguard.adapters.torch_buffers import kept_buffers
 from gradguard.adapters.torch_graph import losses_of, predictions_of
 from gradguard.adapters.torch_leaks import leaks_of
 from gradguard.adapters.torch_outputs import Outputs
+from gradguard.adapters.torch_padding import padding_of
 from gradguard.adapters.torch_spy import Spy, bad_rows, first_tensor
 from gradguard.adapters.torch_training import Session, TorchTraining, clean, preserved_rng, untouched
 
@@ -21,19 +23,6 @@ __all__ = ["TorchHealth", "identical_rows", "kept_buffers"]
 
 REPEATED = 8
 """A layer called this often in one pass is a recurrence (or a layer shared over depth)."""
-
-
-@contextmanager
-def kept_buffers(model: torch.nn.Module) -> Iterator[None]:
-    """Buffers (running statistics) restored afterwards."""
-    buffers = [(b, b.detach().clone()) for b in model.buffers()]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for buffer, value in buffers:
-                if buffer.shape == value.shape:
-                    buffer.copy_(value)
 
 
 def identical_rows(parameter: torch.Tensor) -> bool:
@@ -175,6 +164,10 @@ class TorchHealth(TorchTraining):
                 sample=bool(scenario.independent_samples),
                 future=bool(scenario.causal),
             )
+
+    def padding(self, *, seed: int = 0) -> PaddingFacts:
+        """What padding does to the loss of the first batch that has any."""
+        return padding_of(self, seed=seed)
 
     def dependence(self, state: str, names: tuple[str, ...], *, seed: int = 0) -> dict[str, float]:
         """The largest relative change of the loss over three batches when each block moves by a tenth of its RMS."""

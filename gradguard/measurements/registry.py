@@ -26,6 +26,7 @@ MEASUREMENTS: dict[str, str] = {
     "units": "units:measure",
     "flow": "flow:measure",
     "leaks": "leaks:measure",
+    "padding": "padding:measure",
     "underflow": "underflow:measure",
     "dependence": "dependence:measure",
     "long_run": "long_run:measure",
