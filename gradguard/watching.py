@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from gradguard.adapters.base import Settings
 from gradguard.errors import UsageError
 from gradguard.finding import Check
-from gradguard.health import health_rules
+from gradguard.health import HEALTH
 from gradguard.judging import check_ignores, judge
 from gradguard.measurements.base import Measurement, Unavailable
 from gradguard.measurements.passes import Passes
 from gradguard.measurements.training_run import TrainingRun
 from gradguard.report import Report
-from gradguard.rules.registry import RULES, rule_class, select_rules
+from gradguard.rules.limits import build_rules, parse_limits
+from gradguard.rules.registry import RULES, select_rules
 from gradguard.running import run_row
 from gradguard.scenarios import OBJECTIVES, Ignore, as_ignores
 
 if TYPE_CHECKING:
+    from gradguard.adapters.observing_base import Look
     from gradguard.adapters.torch_watch import TorchWatch
 
 __all__ = ["Watch", "watch"]
@@ -40,7 +42,7 @@ class Watch:
         limits: Mapping[str, Mapping[str, Any]] | None,
     ) -> None:
         self._seen = seen
-        self._select, self._limits = select, limits
+        self._codes, self._limits = watched_rules(select), parse_limits(limits or {}, "limits")
         self._ignores = check_ignores(as_ignores(ignore))
 
     def record(self, loss: Any = None, output: Any = None, labels: Any = None) -> None:
@@ -61,37 +63,74 @@ class Watch:
             "training_run": TrainingRun(
                 trace=seen.trace(),
                 parameters=seen.parameters,
-                optimizer=seen.optimizer_facts(),
+                optimizer=seen.optimizer,
                 objective=seen.objective,
-                asked=seen.steps,
+                asked=seen.steps.count,
                 source="watch",
                 stale=seen.stale.share,
                 cut=seen.cut,
                 notes=seen.notes,
                 path=seen.path,
             ),
-            "passes": Passes(start=start, end=end, path=seen.path),
+            "passes": Passes(start=start, end=end, path=seen.path, reason=unseen(start, end)),
         }
         for name in ("leaks", "padding", "underflow", "dependence", "long_run"):
             evidence[name] = Unavailable(wanted=name, reason="a watched loop is not run again: use check_training")
-        if not seen.looks:
-            reason = seen.notes[0] if seen.notes else "the model itself was never called with gradients enabled"
-            evidence["passes"] = Unavailable(wanted="passes", reason=reason)
-        if not seen.steps:
+        if seen.unlooked and seen.nonfinite is None:
+            evidence["passes"] = Unavailable(wanted="passes", reason=seen.unlooked)
+        if not seen.steps.count:
             reason = "no optimizer step was seen" if seen.optimizers else "no optimizer was given"
             evidence["training_run"] = Unavailable(wanted="training_run", reason=reason)
-        chosen = set(select_rules(self._select))
-        rules = health_rules(self._select, self._limits)
-        loops = LOOP_RULES if seen.recorded else ()
-        rules += [
-            rule_class(code)(**dict((self._limits or {}).get(code, {}))) for code in loops if code in RULES and code in chosen
-        ]
-        report = judge(seen, rules, Settings(steps=max(1, seen.steps)), ignores=self._ignores, evidence=evidence)
-        silent = [] if seen.recorded else [c for c in LOOP_RULES if c in RULES and c in chosen]
+        recorded = seen.recorded.count > 0
+        rules = build_rules([code for code in self._codes if recorded or code not in LOOP_RULES], self._limits)
+        report = judge(seen, rules, Settings(steps=max(1, seen.steps.count)), ignores=self._ignores, evidence=evidence)
+        silent = [] if recorded else [code for code in self._codes if code in LOOP_RULES]
         checks = [Check(scenario="", code=c, rule=RULES[c][0], status="skipped", reason="no loss was recorded") for c in silent]
         report = Report(report.findings, (*report.checks, *checks), report.rows)
         report.rows["runs"] = [run_row(seed=0)]
         return report
+
+
+def watched_rules(select: Iterable[str] | str | None) -> list[str]:
+    """The codes of the selected rules that a loop can be judged by.
+
+    Raises:
+        UsageError: there are none.
+    """
+    own = [code for code in select_rules(select) if code.startswith(HEALTH) or code in ("GG901", *LOOP_RULES)]
+    if not own:
+        raise UsageError(
+            f"select={select!r} leaves no rule that watch judges",
+            todo=f"it judges {', '.join(f'{prefix}xx' if len(prefix) < 5 else prefix for prefix in (*HEALTH, *LOOP_RULES))}",
+        )
+    return own
+
+
+def not_watched(model: Any) -> UsageError:
+    """Something that is no module, or holds something else beside modules."""
+    inside = list(model.values()) if isinstance(model, Mapping) else model
+    if isinstance(inside, list | tuple) and inside:
+        kinds = ", ".join(dict.fromkeys(type(one).__name__ for one in inside))
+        return UsageError(
+            f"watch takes a torch.nn.Module, or a dict or sequence of them, got a {type(model).__name__} of {kinds}",
+            todo="give the modules only; for NumPy models use check_training",
+        )
+    return UsageError(
+        f"watch takes a torch.nn.Module, or a dict or sequence of them, got {type(model).__name__}",
+        todo="for NumPy models use check_training",
+    )
+
+
+def wrapped_optimizer(given: Any) -> str:
+    """What to give instead."""
+    inner = next((name for name in ("optimizer", "base_optimizer") if hasattr(given, name)), "")
+    return f"give the torch optimizer inside it: optimizer.{inner}" if inner else "optimizer=torch.optim.AdamW(...)"
+
+
+def unseen(*looks: Look | None) -> str:
+    """What could not be looked at, in words."""
+    failures = dict.fromkeys(failure for look in looks if look is not None for failure in look.failures)
+    return f"not looked at: {', '.join(failures)}" if failures else ""
 
 
 @contextmanager
@@ -113,8 +152,8 @@ def watch(
     them. Memory does not grow with the number of steps. Training is bitwise the same with and without ``watch``.
 
     Args:
-        model: the torch module that is trained.
-        optimizer: its optimizer, or a sequence of them.
+        model: the torch module that is trained, or a dict or sequence of them (a GAN, actor and critic).
+        optimizer: its optimizer, or a sequence or dict of them.
         objective: ``"supervised"``, ``"adversarial"``, ``"reinforcement"`` or ``"metric"``.
         every: norms are taken at every ``every``-th step (and at each of the first 20).
         looks_every: forward passes between two looks at units (the first three are looked at).
@@ -127,18 +166,25 @@ def watch(
         UsageError: the model is no torch module or has no parameters, an optimizer is none, or an argument is out of range.
     """
     torch = sys.modules.get("torch")
-    if torch is None or not isinstance(model, torch.nn.Module):
-        raise UsageError(
-            f"watch takes a torch.nn.Module, got {type(model).__name__}", todo="for NumPy models use check_training"
-        )
-    if not any(True for _ in model.parameters()):
+    if torch is None:
+        raise not_watched(model)
+    from gradguard.adapters.torch_watch import TorchWatch, one_model
+
+    module = one_model(model)
+    if module is None:
+        raise not_watched(model)
+    if not any(True for _ in module.parameters()):
         raise UsageError("the model has no parameters", where=type(model).__name__)
-    optimizers: Sequence[Any] = (
-        [] if optimizer is None else list(optimizer) if isinstance(optimizer, list | tuple) else [optimizer]
-    )
+    if isinstance(optimizer, Mapping):
+        optimizer = list(optimizer.values())
+    given = [] if optimizer is None else list(optimizer) if isinstance(optimizer, list | tuple) else [optimizer]
+    optimizers = list({id(one): one for one in given}.values())
     for one in optimizers:
         if not isinstance(one, torch.optim.Optimizer):
-            raise UsageError(f"optimizer takes a torch optimizer or a sequence of them, got {type(one).__name__}")
+            raise UsageError(
+                f"optimizer takes a torch optimizer or a sequence of them, got {type(one).__name__}",
+                todo=wrapped_optimizer(one),
+            )
     if objective not in OBJECTIVES:
         raise UsageError(f"objective={objective!r} is unknown", todo=f"one of {', '.join(OBJECTIVES)}")
     for name, value in (("every", every), ("looks_every", looks_every)):
@@ -146,9 +192,7 @@ def watch(
             raise UsageError(f"{name} takes a whole number of at least 1, got {value!r}")
     if units not in ("looks", "every"):
         raise UsageError(f"units={units!r} is unknown", todo="'looks' or 'every'")
-    from gradguard.adapters.torch_watch import TorchWatch
-
-    seen = TorchWatch(model, optimizers, objective=objective, every=every, looks_every=looks_every, units=units)
+    seen = TorchWatch(module, optimizers, objective=objective, every=every, looks_every=looks_every, units=units)
     watched = Watch(seen, select, ignore, limits)
     with seen.installed():
         yield watched

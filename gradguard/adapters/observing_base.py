@@ -97,7 +97,9 @@ class Nonfinite:
     where: str
     before: tuple[str, ...] = ()
     rows: tuple[int, ...] = ()
-    """``where`` is ``input``, ``parameter``, ``output`` or ``loss``; ``rows`` are the samples concerned."""
+    """``where`` is ``input``, ``parameter``, ``output``, ``loss`` or ``gradient``; ``rows`` are the samples concerned."""
+    step: int | None = None
+    """The optimizer steps before it; None where the look's own state says it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +114,7 @@ class TimeFlow:
 class LossFacts:
     """One elementary loss that the total is made of, and what stands between it and the last layer with weights.
 
-    ``kind``: cross_entropy, nll, bce, bce_logits, mse, absolute, kl, or log (a hand-written likelihood). ``chain`` are the
+    ``kind``: cross_entropy, nll, bce, bce_logits, mse, absolute, kl, margin, or log (a hand-written likelihood). ``chain`` are the
     operations on the way to the last weights, nearest to the loss first. ``single``: a softmax over one unit;
     ``batch_axis``: over the batch. ``broadcast``: shapes of prediction and result where one was stretched over the other.
     """
@@ -124,6 +126,8 @@ class LossFacts:
     broadcast: tuple[tuple[int, ...], ...] = ()
     module: str = ""
     classes: int | None = None
+    zeros: float = 0.0
+    """The share of labels 0 in a margin loss, which wants -1 and 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +158,8 @@ class OutputFacts:
     above_one: float = float("nan")
     below_zero: float = float("nan")
     below_minus_one: float = float("nan")
+    uneven_rows: float = float("nan")
+    """The share of rows of several labels that do not sum to 1, as the outputs of a softmax do."""
     normalised: bool | None = None
     """Predictions of a likelihood are logarithms of probabilities that sum to 1; None where they need not be."""
     source: str = ""

@@ -57,7 +57,7 @@ class NonfiniteActivation(Rule):
         later = passes.end.nonfinite if passes.end is not None else None
         if later is None:
             return self.outcome([])
-        step = len(run.trace.steps) if run is not None else None
+        step = later.step if later.step is not None else len(run.trace.steps) if run is not None else None
         diverged = run is not None and self._diverged(run)
         severity = "info" if diverged else "error"
         when = (
@@ -96,6 +96,11 @@ class NonfiniteActivation(Rule):
                 f"the loss of batch {found.batch}; every module's output is finite",
                 "log(0) in a hand-written loss, or a division by an empty count",
                 "use cross_entropy or log_softmax on logits, or clamp before the logarithm",
+            ),
+            "gradient": (
+                f"the gradient of {found.module or 'the model'}, the last in the pass; every module's output is finite",
+                "log(0) in the loss, or the derivative of a root, norm or power at 0",
+                "record the loss, which tells the two apart; add a small constant inside the root or logarithm",
             ),
         }[found.where]
         return self.finding(

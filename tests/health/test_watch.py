@@ -176,13 +176,13 @@ def test_two_optimizers_of_a_gan_are_not_stale() -> None:
 
 
 def test_memory_does_not_grow_with_the_number_of_steps() -> None:
-    from gradguard.adapters.torch_watch import ROWS
+    from gradguard.adapters.torch_watch_steps import ROWS
 
     model = nn.Linear(6, 3)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     with gg.watch(model, optimizer=optimizer, every=1) as watch:
         loop(model, optimizer, watch, steps=1500)
-    assert len(watch._seen.rows) <= ROWS + 1
+    assert len(watch._seen.steps.rows) <= ROWS + 1
     assert watch.report().ok
 
 
