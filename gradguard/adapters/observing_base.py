@@ -114,8 +114,8 @@ class TimeFlow:
 class LossFacts:
     """One elementary loss that the total is made of, and what stands between it and the last layer with weights.
 
-    ``kind``: cross_entropy, nll, bce, bce_logits, mse, absolute, kl, margin, or log (a hand-written likelihood). ``chain`` are the
-    operations on the way to the last weights, nearest to the loss first. ``single``: a softmax over one unit;
+    ``kind``: cross_entropy, nll, bce, bce_logits, mse, absolute, kl, margin, or log (a hand-written likelihood). ``chain``
+    are the operations on the way to the last weights, nearest to the loss first. ``single``: a softmax over one unit;
     ``batch_axis``: over the batch. ``broadcast``: shapes of prediction and result where one was stretched over the other.
     """
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from gradguard.adapters.observing_base import LossFacts
+from gradguard.adapters.torch_likelihoods import Prediction, likelihood_of, margin_zeros, weighed_softmax
+from gradguard.adapters.torch_tape import axis_of, kind_of, parents, saved, shape
 
 __all__ = ["Prediction", "losses_of", "predictions_of"]
 
@@ -87,41 +87,6 @@ UNARY = {
 }
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """Predictions and labels that an elementary loss saved for its backward, and which loss it was."""
-
-    kind: str
-    predicted: torch.Tensor
-    labels: torch.Tensor
-
-
-def kind_of(node: Any) -> str:
-    """``Softmax`` for ``SoftmaxBackward0``."""
-    return re.sub(r"Backward\d*$", "", str(node.name()))
-
-
-def parents(node: Any) -> list[Any]:
-    """The nodes that made a node's differentiable inputs."""
-    return [parent for parent, _ in node.next_functions if parent is not None]
-
-
-def shape(node: Any, index: int = 0) -> tuple[int, ...] | None:
-    """The shape of what a node made in the forward pass."""
-    try:
-        return tuple(int(n) for n in node._input_metadata[index].shape)
-    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
-        return None
-
-
-def saved(node: Any, name: str) -> Any:
-    """What a node saved for its backward, or None where it saved no such thing, or has freed it."""
-    try:
-        return getattr(node, f"_saved_{name}", None)
-    except RuntimeError:
-        return None
-
-
 def walk(loss: torch.Tensor, limit: int = 400) -> Iterator[Any]:
     """The nodes between the loss and the first ones with weights, breadth first."""
     queue: list[Any] = [loss.grad_fn]
@@ -137,7 +102,10 @@ def walk(loss: torch.Tensor, limit: int = 400) -> Iterator[Any]:
 
 
 def chain_above(node: Any, limit: int = 30) -> tuple[tuple[str, ...], bool, bool]:
-    """The unary operations above a loss node; whether a softmax among them has one unit, or runs over the batch."""
+    """The unary operations above a loss node; whether a softmax among them has one unit, or runs over the batch.
+
+    A clamp into a part of 0..1 of what the last weights made themselves is called ``raw_clamp``.
+    """
     chain: list[str] = []
     single = batch_axis = False
     after_log = kind_of(node) == "Log"
@@ -152,15 +120,24 @@ def chain_above(node: Any, limit: int = 30) -> tuple[tuple[str, ...], bool, bool
         if kind == "Add" and after_log and not chain and len(parents(node)) == 1:
             continue  # log(p + 1e-8)
         if kind not in UNARY:
+            if chain and chain[-1] == "probability" and kind in WEIGHTED:
+                chain[-1] = "raw_clamp"
             break
-        chain.append(UNARY[kind])
+        chain.append(clamp_of(node) if kind == "Clamp" else UNARY[kind])
         if kind in ("Softmax", "LogSoftmax"):
-            here, dim = shape(node), saved(node, "dim")
+            here, dim = shape(node), axis_of(node)
             if here and dim is not None:
-                dim = int(dim) - 2**64 if int(dim) >= 2**63 else int(dim)
                 single = single or here[dim] == 1
                 batch_axis = batch_axis or (len(here) == 2 and dim in (0, -2) and here[0] > 1)
-    return tuple(chain), single, batch_axis
+    return tuple("clamp" if name == "probability" else name for name in chain), single, batch_axis
+
+
+def clamp_of(node: Any) -> str:
+    """``probability`` for a clamp between two numbers in 0..1, ``clamp_min`` for one from below, ``clamp`` for others."""
+    low, high = saved(node, "min"), saved(node, "max")
+    if isinstance(low, int | float) and isinstance(high, int | float):
+        return "probability" if 0 <= low < high <= 1 else "clamp"
+    return "clamp_min" if high is None else "clamp"
 
 
 def broadcast_of(node: Any) -> tuple[tuple[int, ...], ...]:
@@ -202,11 +179,12 @@ def losses_of(loss: torch.Tensor) -> tuple[LossFacts, ...]:
             )
         elif kind in ("LogSoftmax", "Log") and not any(f.kind in ("cross_entropy", "nll", "kl") for f in found):
             chain, single, batch_axis = chain_above(node)
-            if kind == "LogSoftmax" or (chain and chain[0] in ("softmax", "sigmoid", "clamp", "clamp_min", "relu")):
+            direct = len(parents(node)) == 1 and kind_of(parents(node)[0]) != "Add"
+            logged = ("softmax", "sigmoid", "clamp", "clamp_min", "raw_clamp", "relu", *(("tanh",) if direct else ()))
+            if kind == "LogSoftmax" or (chain and chain[0] in logged):
                 name = "cross_entropy" if kind == "LogSoftmax" else "log"
-                here, dim = shape(node), saved(node, "dim") if kind == "LogSoftmax" else None
+                here, dim = shape(node), axis_of(node) if kind == "LogSoftmax" else None
                 if here and dim is not None:
-                    dim = int(dim) - 2**64 if int(dim) >= 2**63 else int(dim)
                     single = single or here[dim] == 1
                     batch_axis = batch_axis or (len(here) == 2 and dim in (0, -2) and here[0] > 1)
                 if name == "log" and chain and chain[0].startswith("clamp"):
@@ -214,6 +192,11 @@ def losses_of(loss: torch.Tensor) -> tuple[LossFacts, ...]:
                 if name == "log" and chain and chain[0] == "softmax":
                     name, chain = "cross_entropy", chain[1:]
                 found.append(LossFacts(kind=name, chain=chain, single=single, batch_axis=batch_axis))
+        elif margin_zeros(node) > 0:
+            found.append(LossFacts(kind="margin", chain=(), zeros=margin_zeros(node)))
+        elif weighed_softmax(node) is not None:
+            chain, single, batch_axis = chain_above(weighed_softmax(node))
+            found.append(LossFacts(kind="kl", chain=chain, single=single, batch_axis=batch_axis))
         elif kind in ("Sub", "Rsub", "Expand"):
             stretched = broadcast_of(node)
             chain, single, _ = chain_above(node)
@@ -245,4 +228,4 @@ def predictions_of(loss: torch.Tensor, output: torch.Tensor | None = None) -> Pr
                 sign = 1.0 if edges[0] == 0 else -1.0
                 labels = output.detach() - sign * difference.detach()
                 return Prediction("absolute" if kind == "Abs" else "mse", output.detach(), labels)
-    return None
+    return likelihood_of(loss)

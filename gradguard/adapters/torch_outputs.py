@@ -40,6 +40,7 @@ class Outputs:
         self.width = 0
         self.source = ""
         self.declared_labels: list[NDArray[np.float64]] = []
+        self.sums: list[NDArray[np.float64]] = []
 
     def add(self, made: Prediction | None, output: torch.Tensor | None) -> None:
         """What one batch's loss saved, or the model's output where it saved nothing."""
@@ -57,7 +58,8 @@ class Outputs:
             log_p = p.movedim(1, -1).reshape(-1, p.shape[1]) if p.ndim > 1 else p.reshape(1, -1)
             flat = y.reshape(-1)
             sums = log_p.double().logsumexp(dim=1).abs()
-            self.normalised = self.normalised is not False and bool((sums < 1e-2).all())
+            rounding = 0.1 if p.dtype in (torch.float16, torch.bfloat16) else 1e-2
+            self.normalised = self.normalised is not False and bool((sums < rounding).all())
             keep = (flat >= 0) & (flat < log_p.shape[1])
             chosen = flat[keep]
             self.losses.append(-log_p[keep].gather(1, chosen[:, None]).reshape(-1).double().cpu().numpy())
@@ -78,6 +80,8 @@ class Outputs:
         self.kind = made.kind.removesuffix("_logits")
         self.losses.append(each.reshape(each.shape[0], -1).mean(dim=1).cpu().numpy() if each.ndim > 1 else each.cpu().numpy())
         self.labels.append(rows_of(y))
+        if y.ndim == 2 and y.shape[1] > 1:
+            self.sums.append(y.detach().double().sum(dim=1).cpu().numpy())
 
     def add_labels(self, labels: Any) -> None:
         """Labels that the user declared."""
@@ -126,6 +130,7 @@ class Outputs:
             above_one=share(flat, lambda v: v > 1.05),
             below_zero=share(flat, lambda v: v < -0.05),
             below_minus_one=share(flat, lambda v: v < -1.05),
+            uneven_rows=share(np.concatenate(self.sums) if self.sums else None, lambda v: np.abs(v - 1) > 0.05),
             normalised=self.normalised,
             source="declared" if self.declared else self.source,
         )

@@ -34,8 +34,10 @@ class HeadContradictsLoss(Rule):
     What it does:
         Reads the operations between the loss and the last weights from the autograd graph: a softmax, sigmoid or tanh
         before cross-entropy; a second sigmoid before a loss on logits; a likelihood of what is no logarithm of
-        probabilities; a softmax over one unit or over the batch axis; ReLU used as a probability; an output range that
-        cannot reach the labels; predictions (N, 1) stretched against labels (N,).
+        probabilities; a softmax over one unit, over the batch or over another axis than the classes; a softmax for labels
+        that do not sum to 1; ReLU before cross-entropy; ReLU, tanh or a clamped raw output used as a probability; a margin
+        loss on labels 0 and 1; an output range that cannot reach the labels; predictions (N, 1) stretched against labels
+        (N,).
 
     Why is this bad:
         The loss has a floor that no training passes (1.461 for a double softmax over 10 classes, the variance of the labels
@@ -73,40 +75,30 @@ class HeadContradictsLoss(Rule):
             wrong = self._wrong(facts, passes.start.outputs, objective)
             if wrong is None:
                 continue
-            severity, message, likely, hint = wrong
-            if severity == "symptom":
-                severity = "error" if consequence.verdict == "fails" or self._dead(passes) else "warning"
+            message, likely, hint = wrong
             path = " <- ".join((facts.kind, *facts.chain, "weights"))
             finding = self.finding(
                 message,
-                severity="error" if severity == "error" else "warning",
                 pattern="-".join((facts.kind, *facts.chain)),
                 evidence=f"from the loss towards the last weights: {path}; {consequence.text}",
                 likely=likely,
                 hint=hint,
             )
-            return self.outcome([finding], requests=consequence.requests if severity == "warning" else ())
+            return self.outcome([finding])
         return self.outcome([])
 
-    @staticmethod
-    def _dead(passes: Passes) -> bool:
-        outputs = passes.last.outputs
-        return outputs is not None and outputs.dead_columns > 0
-
-    def _wrong(self, facts: LossFacts, outputs: OutputFacts | None, objective: str) -> tuple[str, str, str, str] | None:
-        """Severity, message, likely cause and hint; None where nothing contradicts."""
+    def _wrong(self, facts: LossFacts, outputs: OutputFacts | None, objective: str) -> tuple[str, str, str] | None:
+        """Message, likely cause and hint; None where nothing contradicts."""
         near = facts.chain[0] if facts.chain else ""
         logits = "give the loss the raw output of the last layer"
         if facts.single or facts.classes == 1:
             return (
-                "error",
                 "softmax over one unit: the output is 1 whatever the weights are",
                 "a softmax head with one output",
                 "a sigmoid or linear head for one output, or one output per class",
             )
         if facts.batch_axis and objective == "supervised":
             return (
-                "error",
                 "softmax over the batch axis: each sample competes with the other samples",
                 "dim=0 where dim=1 is meant",
                 "softmax over the classes: dim=-1",
@@ -114,7 +106,6 @@ class HeadContradictsLoss(Rule):
         if facts.broadcast and objective == "supervised":
             given, result = facts.broadcast
             return (
-                "error",
                 f"predictions of shape {given} are stretched to {result} against the labels",
                 "labels of shape (N,) against predictions of shape (N, 1)",
                 "reshape one of them: pred.squeeze(-1), or y.unsqueeze(-1)",
@@ -122,14 +113,18 @@ class HeadContradictsLoss(Rule):
         if facts.kind == "cross_entropy" and near in ("softmax", "sigmoid", "tanh", "hardsigmoid"):
             floor = f"; the loss cannot fall below {cross_entropy_floor(near, facts.classes):.3f}" if facts.classes else ""
             return (
-                "error",
                 f"{near} before cross-entropy, which applies softmax itself{floor}",
                 f"{near} as the last layer",
                 logits,
             )
-        if facts.kind == "cross_entropy" and near == "relu":
+        if facts.kind == "cross_entropy" and outputs is not None and outputs.normalised is False and objective == "supervised":
             return (
-                "symptom",
+                "log_softmax along another axis than the classes: the probabilities of one sample do not sum to 1",
+                "dim=-1 where dim=1 is meant (or a tensor that was reshaped in between)",
+                "cross_entropy on raw logits of shape (N, C, ...), or log_softmax(dim=1)",
+            )
+        if facts.kind == "cross_entropy" and near in ("relu", "clamp_min"):
+            return (
                 "ReLU before cross-entropy: logits below 0 get no gradient",
                 "an activation after the last layer",
                 logits,
@@ -140,35 +135,60 @@ class HeadContradictsLoss(Rule):
             and (outputs is None or outputs.normalised is False)
         ):
             return (
-                "error",
                 f"a likelihood of {near or 'raw outputs'}, which are no logarithms of probabilities",
                 "nll_loss where cross_entropy is meant",
                 "cross_entropy on logits, or log_softmax before nll_loss",
             )
         if facts.kind == "bce_logits" and near in ("sigmoid", "softmax", "hardsigmoid"):
             return (
-                "error",
                 f"{near} before a loss on logits, which applies sigmoid itself",
                 f"{near} as the last layer",
                 logits,
             )
         if facts.kind == "bce_logits" and near == "relu":
             return (
-                "error",
                 "ReLU before a loss on logits: no probability below one half can be said",
                 "an activation after the last layer",
                 logits,
             )
         if facts.kind in ("bce", "log") and "relu" in facts.chain[:2]:
             return (
-                "error",
                 "ReLU used as a probability: it is not bounded by 1, and at 0 it has no gradient",
                 "ReLU where sigmoid is meant",
                 "binary_cross_entropy_with_logits on the raw output",
             )
+        if facts.kind == "log" and near == "raw_clamp":
+            return (
+                "the last layer's raw output is clamped and taken as a probability: outside it has no gradient",
+                "a sigmoid (or softmax) that was forgotten; the clamp hides it",
+                "binary_cross_entropy_with_logits or cross_entropy on the raw output",
+            )
+        if facts.kind == "log" and near == "tanh":
+            return (
+                "the logarithm of a tanh, which is negative for half of its inputs",
+                "tanh where sigmoid is meant",
+                "binary_cross_entropy_with_logits on the raw output",
+            )
+        if facts.kind == "margin" and facts.zeros > self.outside:
+            return (
+                f"{100 * facts.zeros:.0f} % of the labels of a margin loss are 0: such a sample has no gradient",
+                "labels 0 and 1 where -1 and 1 are meant",
+                "y = 2 * y - 1, or binary_cross_entropy_with_logits",
+            )
+        if (
+            facts.kind in ("bce", *REGRESSION)
+            and near == "softmax"
+            and objective == "supervised"
+            and outputs is not None
+            and outputs.uneven_rows > self.outside
+        ):
+            return (
+                f"the outputs of a softmax sum to 1, {100 * outputs.uneven_rows:.0f} % of the rows of labels do not",
+                "softmax for labels of which several hold at once",
+                "binary_cross_entropy_with_logits on the raw output: one sigmoid for each label",
+            )
         if facts.kind == "kl" and near in ("softmax", "sigmoid"):
             return (
-                "error",
                 f"{near} before kl_div, which takes logarithms of probabilities",
                 "softmax where log_softmax is meant",
                 "log_softmax before kl_div",
@@ -179,8 +199,7 @@ class HeadContradictsLoss(Rule):
             share = max(outputs.above_one if high == 1 else 0.0, below if low > -math.inf else 0.0)
             if math.isfinite(share) and share > self.outside:
                 return (
-                    "error",
-                    f"{near} gives {low:g} to {high:g}, {100 * share:.0f} % of the labels lie outside "
+                        f"{near} gives {low:g} to {high:g}, {100 * share:.0f} % of the labels lie outside "
                     f"({outputs.label_low:.3g} to {outputs.label_high:.3g})",
                     f"{near} as the last layer of a regression",
                     "a linear output, or labels scaled to that range",

@@ -1,0 +1,97 @@
+"""What stands between a loss and the last weights: losses of torch and losses written by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from gradguard.adapters.torch_graph import losses_of, predictions_of
+
+Y = torch.tensor([0, 1, 2, 0, 1, 2])
+SIGNS = torch.tensor([1.0, -1, 1, 1, -1, -1])
+ZEROS = torch.tensor([1.0, 0, 1, 1, 0, 0])
+SOFT = torch.full((6, 3), 0.1).scatter(1, Y[:, None], 0.8)
+
+
+def three() -> Tensor:
+    torch.manual_seed(0)
+    return torch.nn.Linear(4, 3)(torch.randn(6, 4))
+
+
+def one() -> Tensor:
+    torch.manual_seed(0)
+    return torch.nn.Linear(4, 1)(torch.randn(6, 4)).squeeze(1)
+
+
+def facts(loss: Tensor) -> set[tuple[str, tuple[str, ...]]]:
+    return {(f.kind, f.chain) for f in losses_of(loss) if f.kind != "difference"}
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        (lambda: functional.kl_div(three().softmax(1), SOFT, reduction="batchmean"), {("kl", ("softmax",))}),
+        (lambda: functional.kl_div(three().log_softmax(1), SOFT, reduction="batchmean"), {("kl", ("log_softmax",))}),
+        (lambda: -(ZEROS * one().clamp(1e-6, 1 - 1e-6).log()).mean(), {("log", ("raw_clamp",))}),
+        (lambda: -(ZEROS * one().sigmoid().clamp(1e-6, 1 - 1e-6).log()).mean(), {("log", ("sigmoid",))}),
+        (lambda: one().clamp(min=1e-6).log().mean(), {("log", ())}),  # a rate or variance, bounded from below
+        (lambda: one().tanh().log().mean(), {("log", ("tanh",))}),
+        (lambda: (one().tanh() + 1.001).log().mean(), set()),
+        (lambda: (1 - one().tanh() ** 2 + 1e-6).log().mean(), set()),  # a squashed Gaussian policy
+    ],
+)
+def test_losses(loss: Callable[[], Tensor], expected: set[Any]) -> None:
+    assert facts(loss()) == expected
+
+
+@pytest.mark.parametrize(
+    ("loss", "zeros"),
+    [
+        (lambda y: functional.relu(1 - y * one()).mean(), 0.5),
+        (lambda y: torch.clamp(1 - one() * y, min=0).mean(), 0.5),
+        (lambda y: functional.softplus(-y * one()).mean(), 0.5),
+        (lambda y: functional.soft_margin_loss(one(), y), 0.5),
+        (lambda y: (functional.relu(1 - one()) * y).mean(), 0.0),  # a mask on the loss
+        (lambda y: functional.relu(y * one()).mean(), 0.0),  # a mask on the output
+    ],
+)
+def test_margin_losses_want_signs(loss: Callable[[Tensor], Tensor], zeros: float) -> None:
+    assert max((f.zeros for f in losses_of(loss(ZEROS))), default=0.0) == zeros
+    assert all(f.zeros == 0 for f in losses_of(loss(SIGNS)))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda z: -z.log_softmax(1).gather(1, Y[:, None]).mean(),
+        lambda z: z.log_softmax(1).gather(1, Y[:, None]).mean(),  # the wrong sign shows the same labels
+        lambda z: -z.log_softmax(1)[torch.arange(6), Y].sum() / 6,
+        lambda z: -(functional.one_hot(Y, 3) * z.log_softmax(1)).sum(1).mean(),
+        lambda z: -(z.softmax(1).gather(1, Y[:, None]) + 1e-9).log().mean(),
+        lambda z: -(ZEROS * z.log_softmax(1).gather(1, Y[:, None])[:, 0]).mean() + z.square().mean(),  # weights of samples
+    ],
+)
+def test_labels_of_a_likelihood_written_by_hand(loss: Callable[[Tensor], Tensor]) -> None:
+    made = predictions_of(loss(three()))
+    assert made is not None
+    assert made.kind == "nll"
+    assert made.labels.tolist() == Y.tolist()
+    assert torch.allclose(made.predicted, three().log_softmax(1))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda z: -(SIGNS * z.log_softmax(1).gather(1, Y[:, None])[:, 0]).mean(),  # advantages: no likelihood of labels
+        lambda z: -(SOFT * z.log_softmax(1)).sum(1).mean(),
+        lambda z: z.log_softmax(0).gather(1, Y[:, None]).mean(),
+        lambda z: z.gather(1, Y[:, None]).mean(),
+    ],
+)
+def test_what_is_no_likelihood_of_labels(loss: Callable[[Tensor], Tensor]) -> None:
+    assert predictions_of(loss(three())) is None
