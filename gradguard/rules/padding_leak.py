@@ -64,11 +64,10 @@ class PaddingLeak(Rule):
         trimmed = facts.trimmed
         invariant = trimmed is not None and trimmed <= self.change
         of_real = "of what real positions do"
+        zeros = (0.0, 0.0) if invariant else (facts.loss_of_zeros, facts.outputs_of_zeros)
         seen = {
-            f"the loss depends on padded inputs: {{}} {of_real}": 0.0 if facts.zero and invariant else facts.loss,
-            f"outputs at real positions depend on padded inputs: {{}} {of_real}": 0.0
-            if facts.zero and invariant
-            else facts.outputs,
+            f"the loss depends on padded inputs: {{}} {of_real}": larger(facts.loss, zeros[0]),
+            f"outputs at real positions depend on padded inputs: {{}} {of_real}": larger(facts.outputs, zeros[1]),
             f"{COUNTS}: {{}} {of_real}": 0.0 if facts.counted_zero and invariant else facts.counted,
         }
         worst = max((value for value in seen.values() if value is not None), default=None)
@@ -104,8 +103,8 @@ class PaddingLeak(Rule):
         parts = [
             f"{name} {value:.2g}"
             for name, value in (
-                (f"d loss / d {facts.input or 'input'} at padded over real positions", facts.loss),
-                ("the same of outputs at real positions", facts.outputs),
+                (f"d loss / d {facts.input or 'input'} at padded over real positions", larger(facts.loss, facts.loss_of_zeros)),
+                ("the same of outputs at real positions", larger(facts.outputs, facts.outputs_of_zeros)),
                 ("d loss / d output at padded over real positions", facts.counted),
                 ("change of one sample's loss without its padding", facts.trimmed),
             )
@@ -122,3 +121,9 @@ class PaddingLeak(Rule):
         if what.startswith(COUNTS) or not facts.module:
             return "a mean, sum or label of the loss that includes padded positions"
         return f"{facts.module} mixes positions without a mask: attention, a mean, batch statistics, or a recurrence"
+
+
+def larger(a: float | None, b: float | None) -> float | None:
+    """The larger of two numbers that may be unknown; None where both are."""
+    known = [x for x in (a, b) if x is not None]
+    return max(known, default=None)

@@ -114,6 +114,7 @@ LEAKS = {
     "labels behind a packed recurrence": (lambda: Recurrent(True, True), of_every_position, ""),
     "batch statistics": (lambda: Attention(pool="none", norm=nn.BatchNorm1d(D)), of_tags, "norm"),
     "batch statistics and dropout": (lambda: Attention(pool="none", norm=nn.BatchNorm1d(D), p=0.2), of_tags, "norm"),
+    "batch statistics of floats": (lambda: Attention(pool="none", floats=True, norm=nn.BatchNorm1d(D)), of_tags, "norm"),
     "the last state of a recurrence": (lambda: Recurrent(False, False), of_samples, "head"),
 }
 
