@@ -58,6 +58,8 @@ class Setup:
     seed: int = 0
     constant_inputs: bool = False
     generators: tuple[Any, ...] = ()
+    made: int = 0
+    """How many leaves each call makes itself (``x.clone().requires_grad_()``): part of the function, and no blocks."""
 
 
 @contextmanager
@@ -241,7 +243,7 @@ def _distinct(candidates: list[Candidate]) -> list[Candidate]:
 
 def _open(setup: Setup, *, lift: bool, scalar: bool, reason: str = "") -> Generator[TorchModuleProblem]:
     """A generator: yields the problem once, restores on close."""
-    for _ in range(4):
+    for _ in range(6):
         candidates = _choose(setup)
         outside = [c.tensor for c in setup.extra]
         if any(t.is_inference() for t in [*outside, *(c.tensor for c in candidates)]):
@@ -255,18 +257,37 @@ def _open(setup: Setup, *, lift: bool, scalar: bool, reason: str = "") -> Genera
             bound = _bind(setup, candidates, session, clone=False)
             problem = _problem(setup, candidates, session, bound, scalar=scalar, reason=reason)
             try:
-                missing = _first_pass(setup, problem, bound)
+                leaves, missing = _first_pass(setup, problem, bound)
             except _NeedsCloneError:
                 bound = _bind(setup, candidates, session, clone=True)
                 problem = _problem(setup, candidates, session, bound, scalar=scalar, reason=reason)
-                missing = _first_pass(setup, problem, bound)
-            if not missing:
+                leaves, missing = _first_pass(setup, problem, bound)
+            if len(missing) <= setup.made:
+                if missing:
+                    made = "made in every call, so part of the function and no blocks"
+                    problem.notes = (*problem.notes, f"{len(missing)} tensors that require a gradient are {made}")
+                del leaves, missing
                 yield problem
                 return
-        setup.extra += missing
+        _sort(setup, missing, leaves)
     raise UsageError(
-        "the function uses other tensors in every call", where=setup.where, todo="keep its parameters between calls"
+        "the function uses other parameters in every call", where=setup.where, todo="keep its parameters between calls"
     )
+
+
+def _sort(setup: Setup, missing: list[Candidate], leaves: Sequence[torch.Tensor]) -> None:
+    """Leaves that are not blocks yet become blocks; those of an earlier call that are not met again were made by it."""
+    met = {id(t) for t in leaves}
+    gone = [c for c in setup.extra if id(c.tensor) not in met]
+    if not gone:
+        setup.extra += missing
+        return
+    if any(isinstance(c.tensor, torch.nn.Parameter) for c in gone):
+        raise UsageError(
+            "the function makes new parameters in every call", where=setup.where, todo="keep its parameters between calls"
+        )
+    setup.made = len(gone)
+    setup.extra = [c for c in setup.extra if id(c.tensor) in met]
 
 
 class _NeedsCloneError(Exception):
@@ -382,8 +403,10 @@ def _problem(
     return problem
 
 
-def _first_pass(setup: Setup, problem: TorchModuleProblem, bound: Bound) -> list[Candidate]:
-    """Run forward and backward once; returns the leaves in the graph that are not blocks yet."""
+def _first_pass(
+    setup: Setup, problem: TorchModuleProblem, bound: Bound
+) -> tuple[list[torch.Tensor], list[Candidate]]:
+    """Run forward and backward once; returns the leaves in the graph, and those of them that are not blocks yet."""
     try:
         leaves = problem.first_pass()
     except UsageError:
@@ -395,7 +418,7 @@ def _first_pass(setup: Setup, problem: TorchModuleProblem, bound: Bound) -> list
     known = {id(t) for t in problem.leaves} | {id(t) for t in bound.leaves.values()}
     excluded = set() if setup.wrt is None else {id(c.tensor) for c in _parameters(setup)} | {id(c.tensor) for c in setup.extra}
     missing = [t for t in leaves if id(t) not in known and id(t) not in excluded]
-    return [Candidate(_name_of(t, setup, i), t, "captured") for i, t in enumerate(missing)]
+    return leaves, [Candidate(_name_of(t, setup, i), t, "captured") for i, t in enumerate(missing)]
 
 
 def _name_of(tensor: torch.Tensor, setup: Setup, index: int) -> str:

@@ -25,6 +25,8 @@ POWERS = {torch.float64: 30, torch.complex128: 30, torch.float32: 12, torch.comp
 ROUNDINGS = {torch.float64: 1e4, torch.complex128: 1e4, torch.float32: 1e3, torch.complex64: 1e3}
 NOISE = 1e3
 """Sums may differ by this many times what cotangents x 3, 5 and 7 differ by."""
+SLACK = {torch.float64: 1e4, torch.complex128: 1e4}
+"""Roundings of the largest gradient of all that a position may be apart by: what cancels to 0 is nothing but these."""
 HUGE, TINY = 1e100, 1e-30
 
 
@@ -121,7 +123,7 @@ class Experiment:
 
         A position that is nothing but rounding of the others does not count; one where base is not finite neither.
         """
-        floor = 1e-12 * largest(base)
+        whole = largest(base)
         worst, name = 0.0, ""
         for position, (a, b) in enumerate(zip(found, base, strict=False)):
             if a is None or b is None:
@@ -132,7 +134,8 @@ class Experiment:
             out_of_range = not bool(torch.isfinite(b).all()) or size > HUGE or size < TINY
             if out_of_range and (size >= TINY or not b.numel() or largest([a]) < TINY):
                 continue
-            relative = difference(a / factor if factor != 1.0 else a, b) / max(size, floor, TINY)
+            slack = SLACK.get(b.dtype, 64.0) * torch.finfo(b.dtype).eps * whole
+            relative = (difference(a / factor if factor != 1.0 else a, b) - slack) / max(size, TINY)
             if relative > worst:
                 worst, name = relative, self._name(position)
         return worst, name
