@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from gradguard.adapters.base import Counts, Settings
+from gradguard.adapters.torch_stray import stray_tensors
 from gradguard.adapters.training_base import (
     Observer,
     OptimizerFacts,
@@ -110,6 +111,7 @@ class Session:
     def __init__(self, problem: TorchTraining, rate_scale: float = 1.0) -> None:
         self.problem = problem
         self.checked = False
+        self.stray: tuple[str, ...] = ()
         model, optimizer = problem.scenario.model, problem.scenario.optimizer
         model = getattr(model, "_orig_mod", model)
         memo: dict[int, Any] = {}
@@ -137,6 +139,8 @@ class Session:
             group["lr"] = group["lr"] * rate_scale
         self.named = [(clean(n), p) for n, p in self.model.named_parameters() if p.requires_grad]
         self.params = [p for _, p in self.named]
+        held = {id(p) for group in self.groups for p in group["params"]}
+        self.beside = [t for key, (_, t) in stray_tensors(self.model).items() if key in held]
 
     @property
     def groups(self) -> list[dict[str, Any]]:
@@ -175,7 +179,10 @@ class Session:
     def _only_the_copy(self, loss: torch.Tensor) -> None:
         """Gradients of the user's own parameters would never reach the copy."""
         theirs = {id(p) for p in self.problem.scenario.model.parameters() if p.requires_grad}
-        if any(id(leaf) in theirs for leaf in leaves(loss)):
+        used = {id(leaf) for leaf in leaves(loss)}
+        held = {id(p) for group in self.groups for p in group["params"]}
+        self.stray = tuple(name for key, (name, _) in stray_tensors(self.model).items() if key in used and key not in held)
+        if used & theirs:
             raise UsageError(
                 "the loss reached your model instead of the copy that it was given",
                 where="loss(model, batch)",
@@ -188,7 +195,7 @@ class Session:
         if not loss.requires_grad or not self.params:
             return
         try:
-            torch.autograd.backward(loss, inputs=self.params)
+            torch.autograd.backward(loss, inputs=[*self.params, *self.beside])
         except RuntimeError as error:
             if "checkpoint" not in str(error).lower():
                 raise
@@ -436,6 +443,7 @@ class TorchTraining:
             loss_end=self.evaluate(session, compared, seed),
             loss_middle=middle,
             movement=movement,
+            stray=session.stray,
         )
 
     def _again(self, session: Session, batch: Any, index: int, state: torch.Tensor) -> float:

@@ -101,6 +101,8 @@ class Trace:
     loss_middle: tuple[float, ...] = ()
     movement: NDArray[np.float64] | None = None
     """||w_T - w_0|| / ||w_0|| per block, shape (P,); NaN where w_0 is 0."""
+    stray: tuple[str, ...] = ()
+    """Tensors that the loss needs a gradient of and the model holds, but neither its parameters nor the optimizer list."""
 
     @property
     def losses(self) -> tuple[float, ...]:

@@ -30,8 +30,9 @@ class UntrainedParameter(Rule):
         Follows every trainable parameter through the training run. A module none of whose parameters ever gets a gradient
         is tried: its weights are moved, and where the loss changes the graph is cut between the two, which is an error.
         So are an optimizer that holds another model's parameters while this model's are missing from it, one that holds
-        only frozen parameters, and a loss without a graph. Parameters that no optimizer holds, and modules without
-        influence on the loss, are warnings, unless training fails.
+        only frozen parameters, a loss without a graph, gradients that are exactly 0 in every parameter at every step, and
+        tensors that the loss needs and that parameters() does not list (modules in a plain list). Parameters that no
+        optimizer holds, and modules without influence on the loss, are warnings, unless training fails.
 
     Why is this bad:
         Part of the model stays as it was initialised, silently; the rest adapts to noise.
@@ -66,10 +67,10 @@ class UntrainedParameter(Rule):
         run, tried = the(evidence, TrainingRun), the(evidence, Dependence)
         consequence = progress(evidence)
         silent = self._silent(run)
-        findings = list(self._optimizer(run, silent, consequence))
+        findings = [*self._stray(run), *self._optimizer(run, silent, consequence)]
         modules = self._modules(run, silent)
         for module, facts in modules.items():
-            found = self._module(module, facts, run, tried, the(evidence, Passes))
+            found = self._module(module, facts, run, tried, the(evidence, Passes), self._twin(facts, run, silent))
             if found is not None:
                 findings.append(found)
         names = tuple(facts[0].name for facts in modules.values())[:MOST]
@@ -83,6 +84,35 @@ class UntrainedParameter(Rule):
             else ""
         )
         return self.outcome(merge_nested(findings), requests=tuple(requests), reason=reason)
+
+    def _stray(self, run: TrainingRun) -> list[Finding]:
+        """Tensors of the model that ``parameters()`` does not list, and that the loss needs."""
+        stray = run.trace.stray
+        if not stray or not run.optimizer.name:
+            return []
+        return [
+            self.finding(
+                f"{len(stray)} tensors that the loss needs are no parameters of the model: "
+                f"{', '.join(stray[:4])}{', ...' if len(stray) > 4 else ''}",
+                count=len(stray),
+                total=len(stray),
+                pattern="not registered",
+                location=stray[0],
+                evidence="they require a gradient and get one; neither model.parameters() nor the optimizer lists them",
+                likely="modules in a plain list or dict, or a tensor that is no nn.Parameter",
+                hint="nn.ModuleList, nn.ModuleDict or nn.Parameter; freeze what is not meant to be trained",
+            )
+        ]
+
+    @staticmethod
+    def _twin(facts: list[ParameterFacts], run: TrainingRun, silent: dict[str, str]) -> bool:
+        """Whether another module with the same shapes is trained: what is silent may be a target network or an average."""
+        shapes = sorted(f.shape for f in facts)
+        others: dict[str, list[ParameterFacts]] = {}
+        for other in run.parameters:
+            if other.module != facts[0].module and other.trainable and other.name not in silent:
+                others.setdefault(other.module, []).append(other)
+        return any(sorted(f.shape for f in found) == shapes for found in others.values())
 
     @staticmethod
     def _theorems(run: TrainingRun) -> list[str]:
@@ -134,6 +164,7 @@ class UntrainedParameter(Rule):
         run: TrainingRun,
         tried: Dependence | None,
         passes: Passes | None,
+        twin: bool,
     ) -> Finding | None:
         name = facts[0].name
         column = run.trace.gradient[:, run.trace.blocks.index(name)]
@@ -142,7 +173,7 @@ class UntrainedParameter(Rule):
         cut = module in run.cut or (change is not None and change > self.change)
         held = any(f.group is not None for f in facts)
         called = passes is None or any(m.path == module for m in passes.start.modules) or name in passes.start.order
-        severe = cut and held and run.objective == "supervised"
+        severe = cut and held and (run.objective == "supervised" or not twin)
         if not none and change is None and not cut:
             return None
         where = f"module {module} ({facts[0].owner})" if facts[0].owner else f"block {name}"
@@ -187,14 +218,9 @@ class UntrainedParameter(Rule):
         if not run.optimizer.name:
             return []
         names = ", ".join(p.name for p in missing[:4]) + (", ..." if len(missing) > 4 else "")
-        if trainable and run.trace.steps and all(p.name in silent and silent[p.name] == "none" for p in trainable):
-            return [
-                self._wrong(
-                    "the loss has no graph: no parameter gets a gradient",
-                    "loss computed under no_grad, from .item() or .data",
-                    "return a loss that autograd can follow",
-                )
-            ]
+        nothing = self._nothing(run, silent)
+        if nothing is not None:
+            return [nothing]
         if foreign and not held:
             return [
                 self._wrong(
@@ -225,11 +251,12 @@ class UntrainedParameter(Rule):
                     len(held),
                 )
             ]
-        rates = [lr for s in run.trace.steps for lr in s.lr]
-        if rates and sum(lr == 0 for lr in rates) > 0.5 * len(rates):
+        still = self._standing(run) if run.source == "watch" else 0  # of a copy GG403 says it
+        if still > 0.5 * len(run.trace.steps):
             return [
                 self._wrong(
-                    f"the learning rate is 0 on {sum(lr == 0 for lr in rates)} of {len(rates)} steps",
+                    f"the learning rate is 0, or less than a millionth of what it was, on {still} of "
+                    f"{len(run.trace.steps)} steps",
                     "a schedule stepped too often, or a rate of 0",
                     "step the scheduler once per epoch or per step, as its horizon was counted",
                 )
@@ -251,6 +278,41 @@ class UntrainedParameter(Rule):
                 )
             ]
         return []
+
+    @staticmethod
+    def _standing(run: TrainingRun) -> int:
+        """Steps at which the rate of every group is 0, or a millionth of the largest that it had."""
+        width = min((len(s.lr) for s in run.trace.steps), default=0)
+        rates = np.array([s.lr[:width] for s in run.trace.steps])
+        if not rates.size:
+            return 0
+        return int((rates <= 1e-6 * rates.max(axis=0)).all(axis=1).sum())
+
+    def _nothing(self, run: TrainingRun, silent: dict[str, str]) -> Finding | None:
+        """No parameter has a gradient, or only zeros, whenever the optimizer steps."""
+        trainable = [p for p in run.parameters if p.trainable and p.name in run.trace.blocks]
+        held = [p for p in trainable if p.group is not None] or trainable
+        losses = np.abs([loss for loss in run.trace.losses if np.isfinite(loss)])
+        if not held or not run.trace.steps or not all(p.name in silent for p in held):
+            return None
+        if all(silent[p.name] == "none" for p in held):
+            watched = run.source == "watch"
+            return self._wrong(
+                "no parameter has a gradient at any step" if watched else "the loss has no graph: no parameter gets a gradient",
+                "loss computed under no_grad, from .item() or .data"
+                + ("; or zero_grad() between backward() and step()" if watched else ""),
+                "return a loss that autograd can follow"
+                + (", and clear gradients before backward()" if watched else ""),
+            )
+        if losses.size and not np.median(losses) > 1e-6:  # nothing is left to be learned
+            return None
+        return self._wrong(
+            f"every gradient is exactly 0 at all {len(run.trace.steps)} steps: nothing can change",
+            "zero_grad() between backward() and step(), or a product with 0 before the loss",
+            "clear gradients before backward(), not after it",
+            len(held),
+            len(held),
+        )
 
     def _wrong(self, message: str, likely: str, hint: str, count: int | None = None, total: int | None = None) -> Finding:
         return self.finding(message, count=count, total=total, likely=likely, hint=hint, pattern="optimizer")

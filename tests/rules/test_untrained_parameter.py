@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,16 @@ DEPENDS, INDEPENDENT = Dependence(changes={"fc1.weight": 0.1}), Dependence(chang
             DEPENDS,
             ["warning"],
         ),  # a target network
-        ({"gradient": NONE, "objective": "adversarial"}, DEPENDS, ["warning"]),
+        ({"gradient": NONE, "objective": "adversarial"}, DEPENDS, ["warning"]),  # fc2 has the same shapes: an average, a target
+        (
+            {
+                "gradient": NONE,
+                "objective": "reinforcement",
+                "parameters": (*parameters(BLOCKS[:1], shape=(8, 4)), *parameters(BLOCKS[1:])),
+            },
+            DEPENDS,
+            ["error"],
+        ),  # no other module has these shapes: it is no copy of one that is trained
         (
             {"gradient": NONE, "parameters": (*parameters(BLOCKS[:1], shape=(8,)), *parameters(BLOCKS[1:]))},
             DEPENDS,
@@ -80,6 +90,46 @@ def test_optimizers(columns: dict[str, Any], expected: list[str], text: str) -> 
     found = [f for f in outcome.findings if f.pattern in ("optimizer", "not in the optimizer")]
     assert [f.severity for f in found] == expected
     assert all(text in f.message for f in found)
+
+
+@pytest.mark.parametrize(
+    ("table", "losses", "expected"),
+    [
+        (np.zeros((300, 3)), FAILS, ["error"]),  # zero_grad between backward and step
+        (np.zeros((300, 3)), (0.0, 0.0), []),  # a hinge loss that is satisfied
+        (np.zeros((5, 3)), FAILS, []),
+        (gradient(0.0), FAILS, []),
+    ],
+)
+def test_gradients_that_are_all_zero(table: Any, losses: tuple[float, float], expected: list[str]) -> None:
+    outcome = UntrainedParameter().check(evidence(run(losses, steps=len(table), gradient=table, source="watch"), passes()))
+    assert severities(outcome) == expected
+
+
+@pytest.mark.parametrize(
+    ("rates", "source", "expected"),
+    [
+        ([0.1 * 0.1**i for i in range(40)], "watch", ["error"]),
+        ([0.1 * 0.1**i for i in range(40)], "copy", []),  # GG403 tries other rates
+        ([0.0] * 40, "watch", ["error"]),
+        ([0.1 * (1 + np.cos(np.pi * i / 39)) for i in range(40)], "watch", []),
+        ([0.1 * i / 39 for i in range(40)], "watch", []),
+        ([0.1] * 25 + [0.0] * 15, "watch", []),
+    ],
+)
+def test_rates_that_ran_out(rates: list[float], source: str, expected: list[str]) -> None:
+    watched = run(steps=40, source=source)
+    steps = tuple(replace(s, lr=(rate,)) for s, rate in zip(watched.trace.steps, rates, strict=True))
+    watched = replace(watched, trace=replace(watched.trace, steps=steps))
+    assert severities(UntrainedParameter().check(evidence(watched, passes()))) == expected
+
+
+def test_tensors_that_are_no_parameters() -> None:
+    watched = run()
+    watched = replace(watched, trace=replace(watched.trace, stray=("layers[0].weight",)))
+    outcome = UntrainedParameter().check(evidence(watched, passes()))
+    assert severities(outcome) == ["error"]
+    assert "layers[0].weight" in outcome.findings[0].message
 
 
 def test_left_out_of_the_optimizer_is_an_error_where_training_fails() -> None:
