@@ -132,7 +132,9 @@ def audit_learning_rate(
             (), [Check(scenario=name, code=r.code, rule=r.slug, status="skipped", reason="no optimizer") for r in rules]
         )
     settings = replace(settings, steps=max(settings.steps, STEPS))
-    return judge(adapt_rates(scenario, settings), rules, settings, scenario=name, ignores=ignores)
+    problem = adapt_rates(scenario, settings)
+    problem.plan = replace(problem.plan, refine=False)  # a verdict on the rate as it is needs no exact limit
+    return judge(problem, rules, settings, scenario=name, ignores=ignores)
 
 
 def check_width_scaling(

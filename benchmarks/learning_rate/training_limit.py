@@ -1,34 +1,38 @@
-"""The training limit from at most ten short runs, against one found with 5 seeds and 300 steps; and the verdict GG401.
+"""The training limit from at most ten runs, against one found with 5 seeds and 300 steps; and the verdict GG401.
 
-    python -m benchmarks.learning_rate.training_limit [--sample]
+    python -m benchmarks.learning_rate.training_limit [--sample | --held-out SEED [--count N]]
 
 The yardstick shares no code with gradguard: a plain loop, rates by decades and then by factors of 1.33. A rate fails
 where most of 5 seeds (initialisation and order of batches) end not finite, or have not covered half of the way from the loss
-at the start to the best end of any lower rate. Printed as a Markdown table.
+at the start to the best end of any lower rate. Nets that no rate trains (less than a tenth of the loss at the start) are
+left out and counted. Printed as a Markdown table. ``--held-out`` draws nets, data and optimizers from a seed.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import subprocess
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 
 import gradguard as gg
+from benchmarks.learning_rate.drawn import EVERY, draw
 from benchmarks.learning_rate.nets import NETS, OPTIMIZERS, Net
 from gradguard.learning_rate import check_learning_rate
 
 STEPS, SEEDS = 300, 5
-START = {"SGD": 1e-1, "momentum": 1e-2, "Nesterov": 1e-2, "Adam": 1e-3, "AdamW": 1e-3, "RMSprop": 1e-3}
+START = {"SGD": 1e-1, "momentum": 1e-2, "Nesterov": 1e-2, "Adam": 1e-3, "AdamW": 1e-3, "RMSprop": 1e-3, "Adagrad": 1e-2}
 
 
 def end_of_run(net: Net, optimizer: str, lr: float, seed: int) -> tuple[float, float]:
     """The loss at the start (mean over 8 batches) and at the end (median of the last 30 steps) of a plain loop."""
     torch.manual_seed(seed)
     model = net.build()
-    stepper = OPTIMIZERS[optimizer](model.parameters(), lr)
+    stepper = EVERY[optimizer](model.parameters(), lr)
     batches = net.batches(64)
     with torch.no_grad():
         start = float(np.mean([float(net.loss(model, b)) for b in batches[:8]]))
@@ -64,6 +68,11 @@ class Yardstick:
             bad += not end <= start - 0.5 * (start - best) if best < start else not end <= start
         return bad > SEEDS / 2
 
+    def learns(self) -> bool:
+        """Whether some rate covers a tenth of the loss at the start, in the median over seeds."""
+        falls = [float(np.median([1 - end / start for start, end in ends])) for ends in self.ends.values()]
+        return max(falls) > 0.1
+
     def limit(self) -> float:
         """Between the largest rate below the first that fails, and that."""
         lr = START[self.optimizer] / 10
@@ -82,52 +91,90 @@ class Yardstick:
         return math.sqrt(low * high)
 
 
-def scenario_at(net: Net, optimizer: str, lr: float, seed: int = 0) -> gg.Report:
+def scenario_at(net: Net, optimizer: str, lr: float, seed: int = 0, select: str | None = None) -> gg.Report:
     """gradguard's report on a fresh net at a rate."""
     torch.manual_seed(seed)
     model = net.build()
-    return check_learning_rate(model, net.batches(64), loss=net.loss, optimizer=OPTIMIZERS[optimizer](model.parameters(), lr))
+    stepper = EVERY[optimizer](model.parameters(), lr)
+    return check_learning_rate(model, net.batches(64), loss=net.loss, optimizer=stepper, select=select)
+
+
+def pairs_of(arguments: argparse.Namespace) -> Iterator[tuple[Net, str]]:
+    """The nets and optimizers that are asked for."""
+    if arguments.held_out is not None:
+        yield from (draw(arguments.held_out + i) for i in range(arguments.count))
+        return
+    every = [(net, name) for i, net in enumerate(NETS) for j, name in enumerate(OPTIMIZERS) if (i + j) % 3 == 0]
+    for net, name in [pair for pair in every if "mlp" in pair[0].name][::2] if arguments.sample else every:
+        if arguments.only in net.name:
+            yield net, name
+
+
+def commit() -> str:
+    """The commit that the tables are made with, and whether there is more than it."""
+    done = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+class Tally:
+    """The rows so far."""
+
+    def __init__(self) -> None:
+        self.ratios: list[float] = []
+        self.inside = 0
+        self.right: dict[float, list[bool]] = {0.1: [], 0.3: [], 3.0: [], 10.0: []}
+        self.idle = 0
+
+    def add(self, net: Net, name: str) -> str:
+        """One row of the table."""
+        begun = time.perf_counter()
+        yardstick = Yardstick(net, name)
+        truth = yardstick.limit()
+        if not yardstick.learns():
+            self.idle += 1
+            return f"| {net.name} | {name} | no rate learns | | | | | | | | | {time.perf_counter() - begun:.0f} |"
+        row = scenario_at(net, name, START[name]).table_rows("learning_rate")[0]
+        ratio = row["training_limit"] / truth
+        self.ratios.append(ratio)
+        self.inside += row["training_low"] / 1.16 <= truth <= row["training_high"] * 1.16
+        verdicts = []
+        for factor, seen in self.right.items():
+            report = scenario_at(net, name, factor * truth, select="GG401")
+            check = next(c for c in report.checks if c.code == "GG401")
+            seen.append(check.status == ("failed" if factor > 1 else "passed"))
+            verdicts.append("right" if seen[-1] else f"**{check.status}**")
+        return (
+            f"| {net.name} | {name} | {truth:.3g} | {row['training_limit']:.3g} | {row['training_low']:.3g} "
+            f"| {row['training_high']:.3g} | {ratio:.2f} | {' | '.join(verdicts)} | {time.perf_counter() - begun:.0f} |"
+        )
+
+    def summary(self) -> str:
+        """Counts over all rows."""
+        within = sum(0.5 <= r <= 2 for r in self.ratios)
+        lines = [
+            f"training limit within a factor of 2: {within} of {len(self.ratios)}; yardstick within the interval: {self.inside}; "
+            f"left out because no rate learns: {self.idle}"
+        ]
+        lines += [f"GG401 at {factor:g} x the limit: {sum(seen)} of {len(seen)} right" for factor, seen in self.right.items()]
+        return "\n".join(lines)
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sample", action="store_true", help="six small nets only")
+    parser.add_argument("--sample", action="store_true", help="a few small nets only")
+    parser.add_argument("--held-out", type=int, default=None, metavar="SEED", help="nets drawn from this seed on")
+    parser.add_argument("--count", type=int, default=28, help="how many are drawn")
     parser.add_argument("--only", default="", help="part of a net's name")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    pairs = [(net, name) for net in NETS for name in OPTIMIZERS if arguments.only in net.name]
-    if arguments.sample:
-        pairs = [pair for i, pair in enumerate(pairs) if "mlp" in pair[0].name][::6]
-    else:
-        # every net with two optimizers, every optimizer with several nets
-        pairs = [(net, name) for i, net in enumerate(NETS) for j, name in enumerate(OPTIMIZERS)
-                 if (i + j) % 3 == 0 and arguments.only in net.name]
-    print("| net | optimizer | limit, 5 seeds, 300 steps | training_limit | low | high | ratio | 0.1x | 0.3x | 3x | 10x | s |")
+    print(f"commit {commit()}\n")
+    print("| net | optimizer | 5 seeds, 300 steps | training_limit | low | high | ratio | 0.1x | 0.3x | 3x | 10x | s |")
     print("|---|---|---|---|---|---|---|---|---|---|---|---|")
-    ratios, right = [], {0.1: [], 0.3: [], 3.0: [], 10.0: []}
-    for net, name in pairs:
-        begun = time.perf_counter()
-        truth = Yardstick(net, name).limit()
-        row = scenario_at(net, name, START[name]).table_rows("learning_rate")[0]
-        ratio = row["training_limit"] / truth
-        ratios.append(ratio)
-        verdicts = []
-        for factor, seen in right.items():
-            report = scenario_at(net, name, factor * truth)
-            check = next(c for c in report.checks if c.code == "GG401")
-            good = check.status == ("failed" if factor > 1 else "passed")
-            seen.append(good)
-            verdicts.append("right" if good else f"**{check.status}**")
-        print(
-            f"| {net.name} | {name} | {truth:.3g} | {row['training_limit']:.3g} | {row['training_low']:.3g} "
-            f"| {row['training_high']:.3g} | {ratio:.2f} | {' | '.join(verdicts)} | {time.perf_counter() - begun:.0f} |",
-            flush=True,
-        )
-    within = sum(0.5 <= r <= 2 for r in ratios)
-    print(f"\ntraining limit within a factor of 2: {within} of {len(ratios)}")
-    for factor, seen in right.items():
-        print(f"GG401 at {factor:g} x the limit: {sum(seen)} of {len(seen)} right")
+    tally = Tally()
+    for net, name in pairs_of(arguments):
+        print(tally.add(net, name), flush=True)
+    print(f"\n{tally.summary()}")
 
 
 if __name__ == "__main__":

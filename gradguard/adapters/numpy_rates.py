@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,9 +11,9 @@ from numpy.typing import NDArray
 
 from gradguard.adapters.base import Settings
 from gradguard.adapters.numpy_curvature import NumpyCurvature
-from gradguard.adapters.numpy_training import NumpySession, NumpyTraining, preserved_rng
-from gradguard.adapters.rates_base import Plan, SplitLoss, called_schedule
-from gradguard.adapters.training_base import Trace
+from gradguard.adapters.numpy_training import NumpySession, NumpyTraining, norms, preserved_rng
+from gradguard.adapters.rates_base import Plan, SplitLoss, Until, called_schedule
+from gradguard.adapters.training_base import StepFacts, Trace
 from gradguard.errors import UsageError
 from gradguard.scenarios import Scenario
 
@@ -55,6 +56,71 @@ class NumpyRates:
             steps, rate_scale=rate_scale, seed=seed, batches=batches, same_batch=same_batch, compare=compare,
             observers=[drive] if self.plan.factors else [], keep=keep,
         )
+
+    def attempt(
+        self,
+        steps: int,
+        *,
+        factor: float,
+        seed: int = 0,
+        batches: Sequence[int] | None = None,
+        same_batch: bool = False,
+        until: Until | None = None,
+        keep: str = "",
+    ) -> Trace:
+        """A run at ``factor`` times the rate with the plan's schedule, without norms of single steps."""
+        order = list(batches) if batches is not None else list(range(self.training.batch_count))
+        with preserved_rng(seed):
+            session = self.training.fresh(factor)
+            trace = self._train(session, steps, order, session.lr, same_batch, until)
+        if keep:
+            self.training.sessions[keep] = session
+        return trace
+
+    def _train(
+        self, session: NumpySession, steps: int, order: Sequence[int], base: float, same_batch: bool, until: Until | None
+    ) -> Trace:
+        first = [p.copy() for p in session.params]
+        start = norms(first)
+        facts: list[StepFacts] = []
+        stopped = ""
+        for step in range(steps):
+            index = order[step % len(order)]
+            batch = self.training.batches[index]
+            value = session.loss(batch, index)
+            gradient = session.gradient(batch, index)
+            sizes = norms(gradient)
+            nonfinite = int(np.isinf(sizes).sum()) + (not math.isfinite(value))
+            after, ratio = None, math.nan
+            if nonfinite:
+                stopped = f"{'the loss' if not math.isfinite(value) else 'a gradient'} is not finite at step {step}"
+            else:
+                session.lr = base * self.plan.factor(step)
+                before = [p.copy() for p in session.params]
+                session.step(gradient)
+                ratio = _median_ratio(norms([p - b for p, b in zip(session.params, before, strict=True)]), norms(before))
+                after = session.loss(batch, index) if same_batch else None
+                stopped = until(step, index, value) if until is not None else ""
+            facts.append(
+                StepFacts(
+                    step=step, batch=index, loss=value, loss_after=after, grad_norm=float(np.sqrt(np.nansum(sizes**2))),
+                    update_ratio=ratio, nonfinite=nonfinite,
+                )
+            )
+            if stopped:
+                break
+        moved = norms([p - f for p, f in zip(session.params, first, strict=True)])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            movement = np.where(start > 0, moved / start, math.nan)
+        nothing = np.zeros((0, len(session.params)))
+        return Trace(
+            steps=tuple(facts), blocks=tuple(n for n, _ in session.named), gradient=nothing, weight=nothing, update=nothing,
+            stopped=stopped, movement=movement,
+        )
+
+    def normalised(self, *, seed: int = 0) -> bool:
+        """``gg.SGD`` is not."""
+        return False
 
     def point(self, *, batch: int = 0, warm_steps: int = 0, rate_scale: float = 1.0, seed: int = 0) -> NumpyCurvature:
         """Curvature on a copy."""
@@ -105,6 +171,11 @@ class NumpyRates:
             except UsageError:
                 return None
         return SplitLoss(whole=losses[0], halves=(losses[1], losses[2]), samples=samples)
+
+
+def _median_ratio(update: NDArray[np.float64], weight: NDArray[np.float64]) -> float:
+    known = (weight > 0) & np.isfinite(update)
+    return float(np.median(update[known] / weight[known])) if known.any() else math.nan
 
 
 def _arrays(part: Any, found: list[NDArray[Any]]) -> None:

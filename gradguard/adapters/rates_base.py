@@ -15,10 +15,15 @@ from gradguard.errors import UsageError
 if TYPE_CHECKING:
     from gradguard.scenarios import Scenario
 
-__all__ = ["HORIZON", "Plan", "RateProblem", "SplitLoss", "adapt_rates"]
+__all__ = ["HORIZON", "LOOK_EVERY", "Plan", "RateProblem", "SplitLoss", "Until", "adapt_rates", "called_schedule"]
 
 HORIZON = 10_000
 """Up to which step a schedule is looked at."""
+LOOK_EVERY = 5
+"""Every so many steps of a short run, the step's size is compared with that of the weights."""
+
+Until = Callable[[int, int, float], str]
+"""``until(step, batch, loss)``, called after a step: why the run need not go on, or an empty text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,13 +31,15 @@ class Plan:
     """What the user's loop does around the optimizer: a schedule and clipping.
 
     ``factors`` multiply the rates from step to step (the last one stays), ``source`` says where they come from. ``clip``
-    is the norm to which the whole gradient is clipped. Curvature is measured on ``curvature_batches`` batches.
+    is the norm to which the whole gradient is clipped. Curvature is measured on ``curvature_batches`` batches. Without
+    ``refine`` the training limit is looked for by decades only.
     """
 
     factors: tuple[float, ...] = ()
     source: str = ""
     clip: float | None = None
     curvature_batches: int = 1
+    refine: bool = True
 
     @property
     def peak(self) -> tuple[float, int]:
@@ -82,6 +89,27 @@ class RateProblem(Problem, Protocol):
         keep: str = "",
     ) -> Trace:
         """A run of the training copy with the plan's schedule and clipping; see ``Trainable.run``."""
+        ...
+
+    def attempt(
+        self,
+        steps: int,
+        *,
+        factor: float,
+        seed: int = 0,
+        batches: Sequence[int] | None = None,
+        same_batch: bool = False,
+        until: Until | None = None,
+        keep: str = "",
+    ) -> Trace:
+        """The same at ``factor`` times the rates, and cheaper: the trace has losses and the weights' movement only.
+
+        ``until`` can end it early.
+        """
+        ...
+
+    def normalised(self, *, seed: int = 0) -> bool:
+        """Whether the rate alone sets the size of a step: a hundredfold gradient makes hardly a larger one."""
         ...
 
     def point(self, *, batch: int = 0, warm_steps: int = 0, rate_scale: float = 1.0, seed: int = 0) -> CurvedPoint:

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from gradguard.adapters.base import Settings
-from gradguard.adapters.rates_base import HORIZON, Plan, SplitLoss, called_schedule
+from gradguard.adapters.rates_base import HORIZON, Plan, SplitLoss, Until, called_schedule
 from gradguard.adapters.torch_curvature import TorchCurvature
 from gradguard.adapters.torch_observe import TorchHealth
+from gradguard.adapters.torch_rate_runs import losses_of_run, scaled_update
 from gradguard.adapters.torch_step_rules import is_adaptive
 from gradguard.adapters.torch_training import Session, preserved_rng, untouched
 from gradguard.adapters.training_base import Trace
@@ -50,6 +51,29 @@ class TorchRates:
             steps, rate_scale=rate_scale, seed=seed, batches=batches, same_batch=same_batch, compare=compare,
             observers=observers, keep=keep,
         )
+
+    def attempt(
+        self,
+        steps: int,
+        *,
+        factor: float,
+        seed: int = 0,
+        batches: Sequence[int] | None = None,
+        same_batch: bool = False,
+        until: Until | None = None,
+        keep: str = "",
+    ) -> Trace:
+        """A run at ``factor`` times the rates with the plan's schedule and clipping, without norms."""
+        order = list(batches) if batches is not None else list(range(self.training.batch_count))
+        drive = self._drive if self.plan.factors or self.plan.clip is not None else None
+        return losses_of_run(
+            self.training, steps, factor=factor, seed=seed, order=order, drive=drive, until=until, same_batch=same_batch,
+            keep=keep,
+        )
+
+    def normalised(self, *, seed: int = 0) -> bool:
+        """Tried on a copy: the same gradient, and a hundred times as much."""
+        return scaled_update(self.training, 100.0, seed) < 10.0 * scaled_update(self.training, 1.0, seed)
 
     def _drive(self, step: int, session: Session) -> None:
         """Before the optimizer's step: the schedule's rate, then the clipped gradient."""

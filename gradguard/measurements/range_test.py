@@ -16,7 +16,7 @@ from gradguard.adapters.base import Problem, Settings
 from gradguard.adapters.rates_base import RateProblem
 from gradguard.finding import Table
 from gradguard.measurements.base import Evidence, Measurement, Unavailable
-from gradguard.measurements.rate_observation import losses_before, observed, worth_of
+from gradguard.measurements.rate_runs import losses_before, observed, worth_of
 from gradguard.measurements.rate_verdict import RateLimits, RateRun, verdict
 
 __all__ = ["RangeTest", "RatePoint", "measure"]

@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from gradguard.adapters.base import Problem, Settings
+from gradguard.adapters.observing_base import Observable, OutputFacts
 from gradguard.adapters.rates_base import RateProblem
-from gradguard.adapters.training_base import Trace
 from gradguard.finding import Table
 from gradguard.measurements.base import Evidence, Measurement, Unavailable, the
-from gradguard.measurements.rate_verdict import RateLimits, RateRun, verdict
+from gradguard.measurements.rate_runs import losses_before, observed, thrown_away
+from gradguard.measurements.rate_search import RateSearch, horizon
+from gradguard.measurements.rate_verdict import RateLimits, RateRun, best_below, scale_of, verdict
 
-__all__ = [
-    "LongerRun", "RateObservation", "losses_before", "measure", "measure_longer", "observed", "worth_of",
-]
+__all__ = ["LongerRun", "Predictions", "RateObservation", "measure", "measure_longer"]
 
-RUNS = 10
-"""At most this many short runs."""
-REACH = 1e4
-"""How far above the user's rate is looked."""
-CLOSER = 2
-"""Runs near the limit are this many times as long: there a run needs time to recover, or to diverge."""
-LONGER = 4
-"""A divergence that is finite is confirmed by a run of this many times the length."""
+LOOKED = 8
+"""Predictions are looked at on this many batches."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """The loss of a few batches' predictions alone, before and after a run, and that of guessing the labels' distribution.
+
+    ``kind`` is which loss that is; ``""`` and NaN where predictions or labels are not known.
+    """
+
+    kind: str = ""
+    before: float = math.nan
+    after: float = math.nan
+    prior: float = math.nan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +42,8 @@ class RateObservation(Measurement):
 
     ``low`` is 0 where no rate that was tried holds, ``high`` infinite where every rate holds. ``worth`` is the loss with
     all weights at zero against the loss at the start. ``unit`` is the rate that factors multiply, ``rates`` that of every
-    group as the user set it. ``peak`` is the largest factor of the schedule and its step.
+    group as the user set it. ``peak`` is the largest factor of the schedule and its step. ``steps`` is the length of the
+    first runs. ``predictions`` are those of the run at the user's rate; ``normalised``: the rate alone sets the size of a step.
     """
 
     name: ClassVar[str] = "rate_observation"
@@ -52,6 +59,8 @@ class RateObservation(Measurement):
     schedule: str = ""
     objective: str = "supervised"
     batches: int = 1
+    predictions: Predictions = Predictions()
+    normalised: bool = False
     broken: str = ""
     """Why nothing can be said of rates: the loss or gradient is not finite before the first step."""
 
@@ -59,6 +68,13 @@ class RateObservation(Measurement):
     def own(self) -> RateRun | None:
         """The run at the user's rate; None where every rate is 0."""
         return next((run for run in self.runs if run.factor == 1.0), None)
+
+    @property
+    def lengths(self) -> str:
+        """How many runs of how many steps, as a text."""
+        longer = [run for run in self.runs if len(run.losses) > self.steps]
+        extra = f", {len(longer)} of {max(len(run.losses) for run in longer)}" if longer else ""
+        return f"{len(self.runs) - len(longer)} runs of {self.steps} steps{extra}"
 
     @property
     def best(self) -> RateRun | None:
@@ -70,7 +86,7 @@ class RateObservation(Measurement):
         """The rates that were tried, and the run at the user's rate as a curve."""
         limits = RateLimits()
         rows: Table = []
-        for run in sorted(self.runs, key=lambda r: (r.factor, r.seed)):
+        for run in sorted(self.runs, key=lambda r: (r.factor, len(r.losses))):
             reason = verdict(run, self.runs, self.worth, limits)
             rows.append(
                 {
@@ -85,10 +101,15 @@ class RateObservation(Measurement):
 
 @dataclass(frozen=True, kw_only=True)
 class LongerRun(Measurement):
-    """The run at the user's rate again, several times as long."""
+    """The run at the user's rate again, several times as long, and what it is compared with.
+
+    ``reference`` is the best lower rate's run of the same length, where the short run looked diverged.
+    """
 
     name: ClassVar[str] = "rate_longer"
     run: RateRun
+    reference: RateRun | None = None
+    predictions: Predictions = Predictions()
 
 
 def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tuple[str, ...]) -> Measurement:
@@ -97,134 +118,50 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
         return Unavailable(wanted=RateObservation.name, reason="no training run: there is no optimizer")
     rates = problem.training.optimizer.lrs
     moving = [rate for rate in rates if rate > 0]
-    search = _Search(problem, settings)
+    search = RateSearch(problem, settings)
+    predictions = Predictions()
     if moving:
         search.explore()
+        if not search.broken:
+            predictions = _predictions(problem, settings)
     return RateObservation(
-        runs=tuple(search.runs.values()), low=search.low, high=search.high, worth=search.worth,
-        unit=moving[0] if moving else 0.0, rates=rates, optimizer=problem.training.optimizer.name, steps=search.steps,
-        peak=problem.plan.peak, schedule=problem.plan.source, objective=problem.objective,
-        batches=problem.training.batch_count, broken=search.broken, path=problem.path, reason="; ".join(problem.notes),
+        runs=search.runs, low=search.low, high=search.high, worth=search.worth, unit=moving[0] if moving else 0.0,
+        rates=rates, optimizer=problem.training.optimizer.name, steps=search.steps, peak=problem.plan.peak,
+        schedule=problem.plan.source, objective=problem.objective, batches=problem.training.batch_count,
+        predictions=predictions, normalised=bool(moving) and not search.broken and problem.normalised(seed=settings.seed),
+        broken=search.broken, path=problem.path, reason="; ".join(problem.notes),
     )
 
 
 def measure_longer(problem: Problem, settings: Settings, evidence: Evidence, about: tuple[str, ...]) -> Measurement:
-    """The run at the user's rate, longer."""
+    """The run at the user's rate and, where that looked diverged, at the best lower one, both longer."""
     found: RateObservation | None = the(evidence, RateObservation)
-    if found is None or not isinstance(problem, RateProblem):
+    if found is None or found.own is None or not isinstance(problem, RateProblem):
         return Unavailable(wanted=LongerRun.name, reason="no short run to make longer")
     before = dict(enumerate(losses_before(problem, settings)))
-    return LongerRun(run=observed(problem, 1.0, LONGER * found.steps, settings.seed, 0, before))
+    _, longer = horizon(problem, settings)
+    until = None
+    if problem.objective == "supervised":
+        until = thrown_away(before, scale_of(found.runs, found.worth), found.steps)
+    own = observed(problem, 1.0, longer, settings.seed, 0, before, until=until, keep="rate")
+    predictions = _predictions(problem, settings)
+    reference = None
+    lower = best_below(own, found.runs)
+    if lower is not None and (found.high <= 1.0 or verdict(found.own, found.runs, found.worth, RateLimits())):
+        known = [run for run in found.runs if run.factor == lower.factor and len(run.losses) >= longer]
+        reference = known[0] if known else observed(problem, lower.factor, longer, settings.seed, 0, before)
+    return LongerRun(run=own, reference=reference, predictions=predictions)
 
 
-def observed(
-    problem: RateProblem, factor: float, steps: int, seed: int, order: int, before: Mapping[int, float]
-) -> RateRun:
-    """One run. ``order`` 0 takes the batches as they come, others shuffle them; ``before`` is by batch."""
-    batches = list(range(problem.training.batch_count))
-    if order:
-        batches = [int(i) for i in np.random.default_rng([seed, order]).permutation(len(batches))]
-    trace = problem.run(steps, rate_scale=factor, seed=seed + order, batches=batches, same_batch=factor == 1.0)
-    return as_run(trace, factor, next(r for r in problem.training.optimizer.lrs if r > 0) * factor, seed + order, before)
-
-
-def as_run(trace: Trace, factor: float, lr: float, seed: int, before: Mapping[int, float]) -> RateRun:
-    """A trace as plain numbers."""
-    steps = [step for step in trace.steps if math.isfinite(step.loss)]
-    moved = trace.movement[np.isfinite(trace.movement)] if trace.movement is not None else np.zeros(0)
-    ratios = [s.update_ratio for s in steps if math.isfinite(s.update_ratio)]
-    return RateRun(
-        factor=factor, lr=lr, seed=seed, losses=tuple(s.loss for s in steps),
-        before=tuple(before[s.batch] for s in steps),
-        after=tuple(s.loss_after for s in steps if s.loss_after is not None),
-        stopped=trace.stopped, update_ratio=float(np.median(ratios)) if ratios else math.nan,
-        movement=float(np.median(moved)) if moved.size else math.nan,
-        gradient_first=steps[0].grad_norm if steps else math.nan, gradient_last=steps[-1].grad_norm if steps else math.nan,
-        batch=trace.steps[0].batch if trace.steps else 0,
-    )
-
-
-def losses_before(problem: RateProblem, settings: Settings) -> tuple[float, ...]:
-    """Every batch's loss before training, shape (batches,)."""
-    return problem.run(0, seed=settings.seed, compare=problem.training.batch_count).loss_start
-
-
-def worth_of(problem: RateProblem, settings: Settings, before: Mapping[int, float]) -> float:
-    """What the weights are worth: the loss of a few batches with all of them at zero, against the loss as it is."""
-    chosen = list(range(min(4, problem.training.batch_count)))
-    null = problem.null_losses(chosen, seed=settings.seed)
-    return abs(float(np.mean([before[i] - n for i, n in zip(chosen, null, strict=True)]))) if null else math.nan
-
-
-class _Search:
-    """Finds the bracket of the largest rate that holds: by decades, then by halves of the logarithm."""
-
-    def __init__(self, problem: RateProblem, settings: Settings) -> None:
-        self.problem, self.settings = problem, settings
-        losses = losses_before(problem, settings)
-        self.before = dict(enumerate(losses))
-        self.worth = worth_of(problem, settings, self.before)
-        peak = problem.plan.peak[1]
-        self.steps = settings.steps if peak < settings.steps // 2 else min(peak + settings.steps // 2, LONGER * settings.steps)
-        self.runs: dict[tuple[float, int], RateRun] = {}
-        self.limits = RateLimits()
-        self.low, self.high = 0.0, math.inf
-        bad = [index for index, loss in enumerate(losses) if not math.isfinite(loss)]
-        self.broken = f"the loss of batch {bad[0]} is not finite before training" if bad else ""
-
-    def explore(self) -> None:
-        """At most ``RUNS`` runs; one where it cannot take a step."""
-        self.run(1.0)
-        first = self.runs[1.0, 0]
-        if first.stopped and len(first.losses) <= 1 and not first.after:
-            self.broken = self.broken or first.stopped
-        if self.broken:
-            return
-        self.run(0.1)
-        factor = 1.0
-        if self.holds(1.0) and self.holds(0.1):
-            while factor < REACH and self.holds(factor):
-                factor *= 10.0
-                self.run(factor)
-        else:
-            factor = 0.1
-            while factor > 2 / REACH and not (self.holds(factor) and self.holds(10 * factor)):
-                # one decade further down than the first that holds: only beside it is seen how little that one gains
-                factor /= 10.0
-                self.run(factor)
-        self.bracket()
-        while self.low > 0 and self.high < math.inf and self.high / self.low > 2.0 and len(self.runs) < RUNS - 2:
-            self.run(math.sqrt(self.low * self.high), steps=CLOSER * self.steps)
-            self.bracket()
-        self.widen()
-
-    def run(self, factor: float, order: int = 0, steps: int = 0) -> None:
-        """Make a run, once."""
-        if (factor, order) not in self.runs and len(self.runs) < RUNS:
-            self.runs[factor, order] = observed(
-                self.problem, factor, steps or self.steps, self.settings.seed, order, self.before
-            )
-
-    def holds(self, factor: float, order: int = 0) -> bool:
-        """Whether the run at that factor, judged by all runs so far, did not diverge."""
-        run = self.runs.get((factor, order))
-        return run is not None and not verdict(run, tuple(self.runs.values()), self.worth, self.limits)
-
-    def bracket(self) -> None:
-        """The largest factor below the smallest that diverged, and that."""
-        tried = sorted({factor for factor, order in self.runs if order == 0})
-        failed = [factor for factor in tried if not self.holds(factor)]
-        self.high = min(failed, default=math.inf)
-        self.low = max((factor for factor in tried if factor < self.high), default=0.0)
-
-    def widen(self) -> None:
-        """Both ends again in another order of batches: where they disagree, the interval is wider."""
-        low, high = self.low, self.high
-        if low > 0 and high < math.inf:
-            self.run(low, order=1, steps=CLOSER * self.steps)
-            self.run(high, order=1, steps=CLOSER * self.steps)
-            tried = sorted({factor for factor, order in self.runs if order == 0})
-            if (low, 1) in self.runs and not self.holds(low, 1):
-                self.low = max((f for f in tried if f < low), default=low / 10.0)
-            if (high, 1) in self.runs and self.holds(high, 1):
-                self.high = min((f for f in tried if f > high), default=high * 2.0)
+def _predictions(problem: RateProblem, settings: Settings) -> Predictions:
+    """The first batches' predictions before training and after the run that was kept."""
+    if "rate" not in problem.training.sessions:
+        return Predictions()
+    try:
+        if not isinstance(problem.training, Observable) or problem.objective != "supervised":
+            return Predictions()
+        looks = [problem.training.look(state, seed=settings.seed, batches=LOOKED) for state in ("start", "rate")]
+        start, end = (look.outputs or OutputFacts() for look in looks)
+    finally:
+        problem.training.sessions.pop("rate")
+    return Predictions(kind=start.kind, before=start.data_loss, after=end.data_loss, prior=start.prior)

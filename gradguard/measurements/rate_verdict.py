@@ -57,6 +57,12 @@ class RateRun:
         """The median gain over the tail."""
         return float(np.median(self.gains[self.tail])) if self.losses else 0.0
 
+    def gain_after(self, steps: int) -> float:
+        """The median gain over the last quarter of the first ``steps`` steps: what a run of that length would have shown."""
+        steps = min(steps, len(self.losses))
+        part = self.gains[max(0, min(steps - 4, steps * 3 // 4)) : steps]
+        return float(np.median(part)) if len(part) else 0.0
+
     @property
     def error(self) -> float:
         """Two standard errors of ``gain``, from the tail's median deviation."""
@@ -95,7 +101,7 @@ class RateLimits:
 
     ``worse``: the end lies this far above the start. ``rise``: a blow-up. ``recovered``: the part of a lower rate's gain
     that a run must reach after a blow-up, ``reached`` without one. ``overshoot``: what the median step adds to
-    the loss of the batch that it was made for. ``blowup``: a rise that no recovery excuses: it has thrown the weights away.
+    the loss of the batch that it was made for. A lower rate's gain is that after as many steps.
     """
 
     worse: float = 0.05
@@ -103,7 +109,6 @@ class RateLimits:
     recovered: float = 0.5
     reached: float = 0.1
     overshoot: float = 0.1
-    blowup: float = 1e3
 
 
 FLOOR = 0.05
@@ -118,9 +123,9 @@ def scale_of(runs: Sequence[RateRun], worth: float) -> float:
 
 
 def best_below(run: RateRun, runs: Sequence[RateRun]) -> RateRun | None:
-    """The run with the largest gain among those at lower rates; None where there is none."""
+    """The run with the largest gain after as many steps among those at lower rates; None where there is none."""
     lower = [other for other in runs if other.factor < run.factor * (1 - 1e-9) and not other.stopped]
-    return max(lower, key=lambda other: other.gain, default=None)
+    return max(lower, key=lambda other: other.gain_after(len(run.losses)), default=None)
 
 
 def verdict(run: RateRun, runs: Sequence[RateRun], worth: float, limits: RateLimits) -> str:
@@ -135,16 +140,15 @@ def verdict(run: RateRun, runs: Sequence[RateRun], worth: float, limits: RateLim
         return f"the same batches' loss ends {-gain:.3g} above where it began"
     if run.overshoot > limits.overshoot * scale:
         return f"most steps raise the loss of the batch that they were made for, by {run.overshoot:.3g}"
-    if run.rise > limits.blowup * scale:
-        return f"the loss rose by {run.rise:.3g}"
     lower = best_below(run, runs)
-    if lower is None or lower.gain - lower.error < limits.worse * scale:
+    if lower is None:
         return ""
-    if run.rise > limits.rise * scale and gain + error < limits.recovered * lower.gain:
-        return (
-            f"the loss rose by {run.rise:.3g} and came back to a gain of {gain:.3g}, where lr {lower.lr:.3g} "
-            f"gains {lower.gain:.3g}"
-        )
-    if gain + error < limits.reached * lower.gain:
-        return f"it gains {max(gain, 0.0):.3g}, where lr {lower.lr:.3g} gains {lower.gain:.3g}"
+    known = lower.gain_after(len(run.losses))
+    if known - lower.error < limits.worse * scale:
+        return ""
+    where = f"where lr {lower.lr:.3g} gains {known:.3g}"
+    if run.rise > limits.rise * scale and gain + error < limits.recovered * known:
+        return f"the loss rose by {run.rise:.3g} and came back to a gain of {gain:.3g}, {where}"
+    if gain + error < limits.reached * known:
+        return f"it gains {max(gain, 0.0):.3g}, {where}"
     return ""

@@ -10,7 +10,7 @@ from gradguard.errors import UsageError
 from gradguard.finding import Finding, Outcome, Request
 from gradguard.measurements.base import Evidence, the
 from gradguard.measurements.curvature import Curvature
-from gradguard.measurements.rate_observation import LongerRun, RateObservation
+from gradguard.measurements.rate_observation import LongerRun, Predictions, RateObservation
 from gradguard.measurements.rate_table import training_limit
 from gradguard.measurements.rate_verdict import RateLimits, verdict
 from gradguard.rules.base import Rule
@@ -19,6 +19,10 @@ __all__ = ["DivergingLearningRate"]
 
 ONLY_FINITE = ("adversarial", "reinforcement")
 """Objectives whose loss is not meant to fall: only what is not finite counts."""
+
+LIKELIHOODS = ("cross_entropy", "bce")
+LOST = 1.5
+"""Predictions of a likelihood that are this many times as bad as before training, and as a guess, are being unlearnt."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +33,10 @@ class DivergingLearningRate(Rule):
         Trains copies for a short while from the state that it was given, at the rate as set, a tenth and ten times of it,
         and between, on the same batches. Diverged is: not finite; the same batches' loss ends above where it began; a
         blow-up after which a lower rate has gained at least twice as much; or hardly any gain where a lower rate has ten
-        times as much. What is finite is confirmed by a run four times as long. The finding names the rate that holds and
-        the interval of the limit. Curvature (the largest eigenvalue of the preconditioned Hessian) explains it.
+        times as much. What is finite is confirmed by a run six times as long, against a lower rate's run of that length. The
+        finding names the rate that holds and the interval of the limit. Curvature (the largest eigenvalue of the
+        preconditioned Hessian) explains it. A loss that falls while the likelihood of the labels gets far worse than
+        guessing them (the sign is wrong) is an error, too.
 
     Why is this bad:
         The run is lost, or it goes on with dead units and a loss no better than guessing.
@@ -49,7 +55,6 @@ class DivergingLearningRate(Rule):
         recovered: the part of a lower rate's gain that must be reached after a blow-up.
         reached: the part of a lower rate's gain that must be reached without one.
         overshoot: what the median step adds to the loss of its own batch, as a part of the scale.
-        blowup: a rise of this many times the scale is an error whatever follows.
 
     References:
         Cohen et al. 2021, Gradient Descent on Neural Networks Typically Occurs at the Edge of Stability; Lewkowycz et al.
@@ -66,10 +71,9 @@ class DivergingLearningRate(Rule):
     recovered: float = 0.5
     reached: float = 0.1
     overshoot: float = 0.1
-    blowup: float = 1e3
 
     def __post_init__(self) -> None:
-        for name in ("worse", "rise", "recovered", "reached", "overshoot", "blowup"):
+        for name in ("worse", "rise", "recovered", "reached", "overshoot"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"{self.code} takes {name} > 0, got {getattr(self, name)!r}")
 
@@ -82,31 +86,33 @@ class DivergingLearningRate(Rule):
         if observed.broken:
             return Outcome(status="skipped", reason=f"{observed.broken}: that is not the rate's fault")
         limits = RateLimits(
-            worse=self.worse, rise=self.rise, recovered=self.recovered, reached=self.reached, overshoot=self.overshoot,
-            blowup=self.blowup,
+            worse=self.worse, rise=self.rise, recovered=self.recovered, reached=self.reached, overshoot=self.overshoot
         )
         reason = verdict(run, observed.runs, observed.worth, limits)
-        if reason and not run.stopped:
+        suspect = reason or ("longer runs at lower rates diverge" if observed.high <= 1.0 else "")
+        if suspect and not run.stopped:
             if observed.objective in ONLY_FINITE:
-                return Outcome(status="passed", reason=f"{reason}; not judged for objective {observed.objective!r}")
+                return Outcome(status="passed", reason=f"{suspect}; not judged for objective {observed.objective!r}")
             longer: LongerRun | None = the(evidence, LongerRun)
             if longer is None:
                 if LongerRun.name in evidence:
                     return Outcome(status="inconclusive", reason=evidence[LongerRun.name].reason)
-                return Outcome(status="inconclusive", reason=reason, requests=(Request(measurement=LongerRun.name),))
-            confirmed = verdict(longer.run, observed.runs, observed.worth, limits)
-            if not confirmed:
-                return Outcome(status="passed", reason=f"recovers within {len(longer.run.losses)} steps: {reason}", margin=1.0)
-            reason = confirmed
+                return Outcome(status="inconclusive", reason=suspect, requests=(Request(measurement=LongerRun.name),))
+            runs = (*observed.runs, *([longer.reference] if longer.reference is not None else []))
+            reason = verdict(longer.run, runs, observed.worth, limits)
+            if not reason:
+                return Outcome(status="passed", reason=f"recovers within {len(longer.run.losses)} steps: {suspect}", margin=1.0)
         limit = training_limit(observed)
         margin = 0.0 if limit == math.inf else math.inf if limit == 0 else 1.0 / limit
         if reason:
             return Outcome(status="failed", findings=(self._diverged(observed, evidence, reason),), margin=margin)
+        if ascending(observed.predictions):
+            return Outcome(status="failed", findings=(self._ascent(observed),), margin=math.inf)
         return self.outcome(self._at_the_edge(observed, evidence), margin=margin)
 
     def _diverged(self, observed: RateObservation, evidence: Evidence, reason: str) -> Finding:
         where = interval(observed)
-        lower = [run for run in observed.runs if run.factor <= observed.low and run.factor < 1.0]
+        lower = [run for run in observed.runs if run.factor <= observed.low and run.factor < 1.0 and not run.stopped]
         if any(run.worst_case >= 0 for run in lower):
             held = max(run.lr for run in lower)
             message = f"{observed.optimizer} at lr {observed.unit:.4g} diverges: {reason}; lr {held:.2g} holds"
@@ -119,8 +125,17 @@ class DivergingLearningRate(Rule):
             likely = "not the rate: the sign of the loss or gradient (ascent), a loss that is not finite, or unscaled data"
         return self.finding(
             message, observed=observed.unit, limit=training_limit(observed) * observed.unit, count=len(observed.runs),
-            evidence="; ".join([f"{len(observed.runs)} runs of {observed.steps} steps", *explain(evidence), where]),
+            evidence="; ".join([observed.lengths, *explain(evidence), where]),
             likely=likely, hint=hint,
+        )
+
+    def _ascent(self, observed: RateObservation) -> Finding:
+        seen = observed.predictions
+        return self.finding(
+            f"{observed.optimizer} at lr {observed.unit:.4g} lowers the loss while the predictions get worse: "
+            f"{seen.kind.replace('_', '-')} {seen.before:.3g} -> {seen.after:.3g}, guessing gives {seen.prior:.3g}",
+            observed=seen.after, limit=LOST * seen.prior, pattern="ascent", evidence=observed.lengths,
+            likely="the loss with the wrong sign, or a term that outweighs it", hint="minimise the loss itself; no rate helps",
         )
 
     def _at_the_edge(self, observed: RateObservation, evidence: Evidence) -> list[Finding]:
@@ -144,6 +159,11 @@ class DivergingLearningRate(Rule):
                 )
             )
         return findings
+
+
+def ascending(seen: Predictions) -> bool:
+    """Whether the run at the user's rate made predictions far worse than they were, and than a guess."""
+    return seen.kind in LIKELIHOODS and seen.after > LOST * max(seen.before, seen.prior)
 
 
 def interval(observed: RateObservation) -> str:

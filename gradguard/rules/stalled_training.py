@@ -11,11 +11,20 @@ import numpy as np
 from gradguard.errors import UsageError
 from gradguard.finding import Finding, Outcome, Request
 from gradguard.measurements.base import Evidence, the
-from gradguard.measurements.rate_observation import LongerRun, RateObservation
+from gradguard.measurements.overfit import Overfit
+from gradguard.measurements.rate_observation import LongerRun, Predictions, RateObservation
 from gradguard.measurements.rate_verdict import RateLimits, RateRun, verdict
 from gradguard.rules.base import Rule
 
 __all__ = ["StalledTraining"]
+
+BETTER = {"cross_entropy": 0.95, "bce": 0.95, "mse": 0.9, "absolute": 0.95}
+"""Predictions above this share of the best constant guess's loss are no better than that guess."""
+GUESS, CLEARLY = 0.95, 0.75
+"""The same for one batch, and what is clearly better."""
+FAR_BELOW = 99.0
+""""Far below" is by a factor of a hundred: within ten, it is a matter of taste."""
+TOO_LOW = "the learning rate is far below what this model could take"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +33,13 @@ class StalledTraining(Rule):
 
     What it does:
         Compares the gain of the run at the rate as set with those of runs at 10, 100 and more times of it, from the same
-        state on the same batches. Where a larger rate holds and gains a hundred times as much, the run is made four times
-        as long, and fails if it then still has not reached a fiftieth of the larger rate's gain.
+        state on the same batches. Where a larger rate holds and gains much more, the run is made six times as long. It
+        fails where it then still has not reached a fiftieth of the larger rate's gain; or is still no better than
+        guessing the labels' distribution, where a hundred times the rate comes below three quarters of that and ten times
+        does not. Where no short run learns, the same is asked of one batch alone.
+        An optimizer that normalises its gradient (Adam and the like; it is tried, not known by name) makes steps of the
+        rate's size whatever the gradient: there it fails only where a step changes the weights by less than ``update``,
+        for otherwise it is not the rate that holds training up, but how far there is to go.
 
     Why is this bad:
         Such a run looks like a model that cannot learn; the architecture gets the blame.
@@ -35,7 +49,8 @@ class StalledTraining(Rule):
         error.
 
     When it is healthy:
-        A converged model, where no rate gains anything: silent. A frozen group with rate 0 beside others that move: a
+        A converged model, where no rate gains anything: silent. A model at the start of a long training (a transformer at
+        5e-5 with Adam): an info that names the larger rate. A frozen group with rate 0 beside others that move: a
         warning.
 
     Options:
@@ -43,6 +58,7 @@ class StalledTraining(Rule):
         confirmed: the same, for the longer run.
         worthwhile: the part of the loss at the start, or of what the weights are worth, that the larger rate must gain.
         moved: the relative change of the weights that the larger rate must make: less is convergence.
+        update: the relative change of the weights in one step that is not too little, for a normalising optimizer.
 
     References:
         ZClip and fastai's finder look at one rate's curve only; the comparison from the same state is gradguard's own.
@@ -51,14 +67,16 @@ class StalledTraining(Rule):
     code: ClassVar[str] = "GG403"
     slug: ClassVar[str] = "stalled-training"
     needs: ClassVar[tuple[str, ...]] = ("rate_observation",)
+    optional: ClassVar[tuple[str, ...]] = ("overfit",)
 
     stalled: float = 0.01
     confirmed: float = 0.02
     worthwhile: float = 0.1
     moved: float = 1e-3
+    update: float = 1e-4
 
     def __post_init__(self) -> None:
-        for name in ("stalled", "confirmed", "worthwhile", "moved"):
+        for name in ("stalled", "confirmed", "worthwhile", "moved", "update"):
             if not 0 < getattr(self, name) < 1:
                 raise UsageError(f"{self.code} takes {name} between 0 and 1, got {getattr(self, name)!r}")
 
@@ -71,45 +89,89 @@ class StalledTraining(Rule):
         findings = self._zero_groups(observed)
         if observed.broken:
             return Outcome(status="skipped", reason=observed.broken)
-        larger = self._larger(observed, run)
-        if larger is None or observed.objective != "supervised":
+        if observed.objective != "supervised" or verdict(run, observed.runs, observed.worth, RateLimits()):
             return self.outcome(findings)
+        better = self._guessing(observed, observed.predictions)
+        larger = better or max(self._good(observed), key=lambda other: other.gain, default=None)
+        moves = observed.normalised and run.update_ratio > self.update
+        if larger is None:
+            return self.outcome([*findings, *([] if moves else self._one_batch(observed, evidence))])
         ratio = max(run.gain + run.error, 0.0) / larger.gain
-        if ratio >= 10 * self.stalled:
+        if ratio >= 10 * self.stalled and better is None:
             return self.outcome(findings, margin=self.stalled / ratio)
-        longer: LongerRun | None = the(evidence, LongerRun)
-        if ratio < self.stalled and longer is None and LongerRun.name not in evidence:
-            reason = f"gains {ratio:.1%} of what {larger.factor:.3g} times the rate gains"
-            return Outcome(status="inconclusive", reason=reason, requests=(Request(measurement=LongerRun.name),))
-        after = max(longer.run.gain + longer.run.error, 0.0) / larger.gain if longer is not None else ratio
-        failed = ratio < self.stalled and after < self.confirmed
-        shown = run.gain if longer is None else longer.run.gain
-        steps = len(run.losses) if longer is None else len(longer.run.losses)
+        own, failed = run, False
+        if not moves and (ratio < self.stalled or better is not None):
+            longer: LongerRun | None = the(evidence, LongerRun)
+            if longer is None and LongerRun.name not in evidence:
+                reason = f"gains {ratio:.1%} of what {larger.factor:.3g} times the rate gains"
+                return Outcome(status="inconclusive", reason=reason, requests=(Request(measurement=LongerRun.name),))
+            if longer is not None:
+                own = longer.run
+                better = self._guessing(observed, longer.predictions)
+                after = max(own.gain + own.error, 0.0) / larger.gain_after(len(own.losses))
+                failed = better is not None or (ratio < self.stalled and after < self.confirmed)
+                larger = better or larger
+        stuck = [] if failed or moves else self._one_batch(observed, evidence)
+        if stuck:
+            return self.outcome([*findings, *stuck])
         findings.append(
             self.finding(
-                f"at lr {observed.unit:.4g} the loss falls by {max(shown, 0.0):.2g} in {steps} steps; "
+                f"at lr {observed.unit:.4g} the loss falls by {max(own.gain, 0.0):.2g} in {len(own.losses)} steps; "
                 f"{larger.factor:.3g} times that rate holds and gains {larger.gain:.2g} in {len(larger.losses)}",
                 severity="error" if failed else "info", observed=observed.unit, limit=larger.lr,
-                evidence=f"median update / weight {run.update_ratio:.1g} per step, against {larger.update_ratio:.1g}",
-                likely="the learning rate is far below what this model could take",
-                hint=f"lr={larger.lr:.2g}, or what lies between",
+                evidence=f"median update / weight {own.update_ratio:.1g} per step, against {larger.update_ratio:.1g}",
+                likely=TOO_LOW, hint=f"lr={larger.lr:.2g}, or what lies between",
             )
         )
         return self.outcome(findings, margin=self.stalled / max(ratio, 1e-12))
 
-    def _larger(self, observed: RateObservation, run: RateRun) -> RateRun | None:
-        """The best of the runs at larger rates that hold and that gain something worth having by moving the weights."""
-        limits = RateLimits()
-        if verdict(run, observed.runs, observed.worth, limits):
+    def _one_batch(self, observed: RateObservation, evidence: Evidence) -> list[Finding]:
+        """Where no rate learns much of all batches: one batch by heart, at this rate and at a far larger one."""
+        tried: Overfit | None = the(evidence, Overfit)
+        runs = tried.runs if tried is not None else ()
+        own = next((run for run in runs if run.factor == 1.0 and not run.stopped), None)
+        far = [run for run in runs if run.factor >= FAR_BELOW and not run.stopped]
+        if own is None or not far:
+            return []
+        larger = min(far, key=lambda run: run.after)
+        if math.isfinite(own.prior) and math.isfinite(larger.data_loss):
+            stuck = own.data_loss > GUESS * own.prior and larger.data_loss < CLEARLY * larger.prior
+        else:
+            gained = larger.before - larger.after
+            stuck = gained > 0.5 * abs(larger.before) and own.before - own.after < self.confirmed * gained
+        if not stuck:
+            return []
+        return [
+            self.finding(
+                f"at lr {observed.unit:.4g} one batch is not learnt in {own.steps} steps: loss {own.before:.4g} -> "
+                f"{own.after:.4g}; {larger.factor:.3g} times that rate reaches {larger.after:.4g}",
+                observed=observed.unit, limit=larger.lr, likely=TOO_LOW, hint=f"lr={larger.lr:.2g}, or what lies between",
+            )
+        ]
+
+    def _guessing(self, observed: RateObservation, seen: Predictions) -> RateRun | None:
+        """Where predictions are no better than guessing the labels: the lowest rate that is, if it is a hundredfold one."""
+        share = BETTER.get(seen.kind)
+        if share is None or not seen.prior > 0 or not seen.after > share * seen.prior:
             return None
+        short = [run for run in self._good(observed) if len(run.losses) <= observed.steps]
+        far = [run for run in short if seen.before - run.gain < CLEARLY * seen.prior]
+        lowest = min(far, key=lambda run: run.factor, default=None)
+        return lowest if lowest is not None and lowest.factor >= FAR_BELOW else None
+
+    def _good(self, observed: RateObservation) -> list[RateRun]:
+        """Runs at larger rates that hold and gain something worth having, by moving the weights."""
+        run, limits = observed.own, RateLimits()
+        if run is None:
+            return []
         start = float(np.mean(np.abs(run.before))) if run.before else 0.0
         start = max(start, observed.worth) if math.isfinite(observed.worth) else start
-        good = [
+        return [
             other for other in observed.runs
             if other.factor > run.factor and not verdict(other, observed.runs, observed.worth, limits)
+            and (len(other.losses) <= len(run.losses) or other.factor >= FAR_BELOW)  # a longer run gains more for its length
             and other.gain - other.error > self.worthwhile * start and other.movement > self.moved
         ]
-        return max(good, key=lambda other: other.gain, default=None)
 
     def _zero(self, observed: RateObservation) -> Finding:
         return self.finding(

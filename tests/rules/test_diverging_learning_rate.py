@@ -21,13 +21,13 @@ FIRES = {
     "blow-up without recovery": observed(LOWER, run(1.0, 9.0, 2.0, 2.0, 2.0, 2.0), low=0.1, high=1.0),
     "stuck where a lower rate learns": observed(LOWER, run(1.0, 2.29), low=0.1, high=1.0),
     "most steps overshoot": observed(LOWER, run(1.0, 1.0, after=(9.0,) * 40), low=0.1, high=1.0),
-    "thrown far away, then better": observed(LOWER, run(1.0, 1e6, 1.0, 0.4, 0.4, 0.4, 0.4), low=0.1, high=1.0),
     "negative losses": observed(run(0.1, -9.0, start=-5.0), run(1.0, -2.0, start=-5.0), low=0.1, high=1.0),
     "a trained model is lost": observed(run(0.1, 0.009, start=0.01), run(1.0, 2.3, start=0.01), low=0.1, high=1.0, worth=2.3),
 }
 SILENT = {
     "learns": observed(LOWER, run(1.0, 0.3)),
     "catapult": observed(LOWER, run(1.0, 9.0, 1.0, 0.4, 0.3)),
+    "thrown far away, and back": observed(LOWER, run(1.0, 1e6, 1.0, 0.4, 0.4, 0.4, 0.4)),
     "faster and noisier": observed(LOWER, run(1.0, 0.6)),
     "converged": observed(run(0.1, 1e-13, start=2e-13), run(1.0, 3e-13, start=2e-13), worth=4.0),
     "converged, first steps of a fresh optimizer": observed(

@@ -1,0 +1,84 @@
+"""Single runs at some rate, as plain numbers, and what they are compared with: the losses before training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from gradguard.adapters.base import Settings
+from gradguard.adapters.rates_base import RateProblem
+from gradguard.adapters.training_base import Trace
+from gradguard.measurements.rate_verdict import RateRun
+
+__all__ = ["THROWN", "losses_before", "observed", "thrown_away", "worth_of"]
+
+THROWN = 1e3
+"""A long run whose batches are, for the median of 8 steps, this many scales worse off than before training is over."""
+
+
+def observed(
+    problem: RateProblem,
+    factor: float,
+    steps: int,
+    seed: int,
+    order: int,
+    before: Mapping[int, float],
+    *,
+    until: Callable[[int, int, float], str] | None = None,
+    keep: str = "",
+) -> RateRun:
+    """One run. ``order`` 0 takes the batches as they come, others shuffle them; ``before`` is by batch."""
+    batches = list(range(problem.training.batch_count))
+    if order:
+        batches = [int(i) for i in np.random.default_rng([seed, order]).permutation(len(batches))]
+    trace = problem.attempt(
+        steps, factor=factor, seed=seed + order, batches=batches, same_batch=factor == 1.0, until=until, keep=keep
+    )
+    unit = next(r for r in problem.training.optimizer.lrs if r > 0)
+    return as_run(trace, factor, unit * factor, seed + order, before)
+
+
+def as_run(trace: Trace, factor: float, lr: float, seed: int, before: Mapping[int, float]) -> RateRun:
+    """A trace as plain numbers."""
+    steps = [step for step in trace.steps if math.isfinite(step.loss)]
+    moved = trace.movement[np.isfinite(trace.movement)] if trace.movement is not None else np.zeros(0)
+    ratios = [s.update_ratio for s in steps if math.isfinite(s.update_ratio)]
+    return RateRun(
+        factor=factor, lr=lr, seed=seed, losses=tuple(s.loss for s in steps),
+        before=tuple(before[s.batch] for s in steps),
+        after=tuple(s.loss_after for s in steps if s.loss_after is not None),
+        stopped=trace.stopped, update_ratio=float(np.median(ratios)) if ratios else math.nan,
+        movement=float(np.median(moved)) if moved.size else math.nan,
+        gradient_first=steps[0].grad_norm if steps else math.nan, gradient_last=steps[-1].grad_norm if steps else math.nan,
+        batch=trace.steps[0].batch if trace.steps else 0,
+    )
+
+
+def thrown_away(before: Mapping[int, float], scale: float, patience: int) -> Callable[[int, int, float], str]:
+    """What ends a long run early: from step ``patience`` on, a loss that has been thrown far above where it began."""
+    recent: list[float] = []
+
+    def until(step: int, batch: int, loss: float) -> str:
+        recent.append(loss - before[batch])
+        if step < patience or scale <= 0 or step % 8:
+            return ""
+        risen = float(np.median(recent[-8:]))
+        if risen <= THROWN * scale:
+            return ""
+        return f"after {step} steps the same batches' loss is {risen:.3g} above where it began"
+
+    return until
+
+
+def losses_before(problem: RateProblem, settings: Settings) -> tuple[float, ...]:
+    """Every batch's loss before training, shape (batches,)."""
+    return problem.run(0, seed=settings.seed, compare=problem.training.batch_count).loss_start
+
+
+def worth_of(problem: RateProblem, settings: Settings, before: Mapping[int, float]) -> float:
+    """What the weights are worth: the loss of a few batches with all of them at zero, against the loss as it is."""
+    chosen = list(range(min(4, problem.training.batch_count)))
+    null = problem.null_losses(chosen, seed=settings.seed)
+    return abs(float(np.mean([before[i] - n for i, n in zip(chosen, null, strict=True)]))) if null else math.nan
