@@ -58,8 +58,8 @@ def _forward(
     hooks = []
     try:
         for module in modules.values():
-            hooks.append(module.register_forward_pre_hook(enter, with_kwargs=True))
-            hooks.append(module.register_forward_hook(leave, with_kwargs=True))
+            hooks.append(problem.session.own(module.register_forward_pre_hook(enter, with_kwargs=True)))
+            hooks.append(problem.session.own(module.register_forward_hook(leave, with_kwargs=True)))
         outputs = problem.collect(problem.session.call(problem.call, problem.habits, grad=True))
         problem.counts.forwards += problem.share
     finally:

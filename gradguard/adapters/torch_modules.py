@@ -97,9 +97,9 @@ class TorchModuleProblem(TorchComparable):
         try:
             for path in paths:
                 module = self.children[path]
-                hooks.append(module.register_forward_pre_hook(enter))
+                hooks.append(self.session.own(module.register_forward_pre_hook(enter)))
                 if leave is not None:
-                    hooks.append(module.register_forward_hook(leave, always_call=True))
+                    hooks.append(self.session.own(module.register_forward_hook(leave, always_call=True)))
             yield
         finally:
             for hook in hooks:
@@ -177,7 +177,7 @@ class TorchModuleProblem(TorchComparable):
             for path in paths:
                 module = self.children.get(path)
                 if module is not None:
-                    hooks.append(module.register_forward_pre_hook(remember(path), with_kwargs=True))
+                    hooks.append(self.session.own(module.register_forward_pre_hook(remember(path), with_kwargs=True)))
             self.session.call(self.call, self.habits, grad=True)
             self.counts.forwards += self.share
         finally:

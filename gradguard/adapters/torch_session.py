@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 import torch
+from torch.utils.hooks import RemovableHandle
 
+from gradguard.adapters.torch_attributes import Attributes
 from gradguard.adapters.torch_lift import LiftMode, lifted_dtype
 
 __all__ = ["Habits", "RandomState", "Session", "is_generator"]
@@ -85,45 +87,6 @@ def _set_own_state(generator: Any, state: Any) -> None:
         generator.set_state(state)
 
 
-class _Attributes:
-    """The attributes of some modules, shallowly: buffers, counters, caches, train/eval; parameters are kept apart."""
-
-    def __init__(self, modules: Iterable[torch.nn.Module]) -> None:
-        self.kept: list[tuple[torch.nn.Module, dict[str, Any], dict[str, Any]]] = []
-        self.values: list[tuple[torch.Tensor, torch.Tensor, int]] = []
-        seen: set[int] = set()
-        for module in modules:
-            own = {k: v for k, v in module.__dict__.items() if k not in _CONTAINERS}
-            self.kept.append((module, own, dict(module._buffers)))
-            for tensor in [*module._buffers.values(), *(v for v in own.values() if isinstance(v, torch.Tensor))]:
-                if tensor is not None and id(tensor) not in seen and not tensor.requires_grad:
-                    seen.add(id(tensor))
-                    self.values.append((tensor, tensor.detach().clone(), tensor._version))
-
-    def restore(self) -> bool:
-        """Put everything back; tells whether anything had changed."""
-        changed = False
-        for module, own, buffers in self.kept:
-            for name in [k for k in module.__dict__ if k not in own and k not in _CONTAINERS]:
-                del module.__dict__[name]
-                changed = True
-            for name, value in own.items():
-                if module.__dict__.get(name, _NOTHING) is not value:
-                    module.__dict__[name] = value
-                    changed = True
-            for name, buffer in buffers.items():
-                if module._buffers.get(name) is not buffer:
-                    module._buffers[name] = buffer
-                    changed = True
-        for i, (tensor, saved, version) in enumerate(self.values):
-            if tensor._version != version:
-                with torch.no_grad():
-                    tensor.copy_(saved)
-                self.values[i] = (tensor, saved, tensor._version)
-                changed = True
-        return changed
-
-
 @dataclass
 class Habits:
     """What a function is known to do in a pass, so that the rest can be left out: assume everything until it is seen."""
@@ -136,10 +99,6 @@ class Habits:
     def mode(self, *, backward: bool = False) -> AbstractContextManager[Any]:
         """A context in which operators compute in float64, where that is needed."""
         return LiftMode() if (self.lift_backward if backward else self.lift_forward) else nullcontext()
-
-
-_NOTHING = object()
-_CONTAINERS = ("_parameters", "_buffers", "_modules")
 
 
 class Session:
@@ -175,10 +134,12 @@ class Session:
         self.moved: set[int] = set()
         """Ids of the leaves that are not at the point now."""
         self.native = {id(t): t.dtype for t in self.tensors}
+        self.hooks: set[int] = set()
+        """Ids of our own hooks on the modules: a reset before a pass leaves them."""
 
     def __enter__(self) -> Session:
         self._random = RandomState(self.generators)
-        self._outer = _Attributes(self.modules)
+        self._outer = Attributes(self.modules)
         self._grads = [(t, t.grad) for t in self.tensors if t.is_leaf]
         self._flags = [(t, t.requires_grad) for t in self.tensors if t.is_leaf]
         self._data = [(t, t.data) for t in self.tensors]
@@ -194,7 +155,7 @@ class Session:
             if numpy is not None:
                 numpy.random.seed(self.seed % 2**32)
             self._start = RandomState(self.generators)
-            self._inner = _Attributes(self.modules)
+            self._inner = Attributes(self.modules, self.hooks)
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -211,6 +172,11 @@ class Session:
             if tensor.grad is not grad:
                 tensor.grad = grad
         self._random.restore()
+
+    def own(self, handle: RemovableHandle) -> RemovableHandle:
+        """A hook of ours, to be removed by its handle only."""
+        self.hooks.add(handle.id)
+        return handle
 
     def reset(self, habits: Habits) -> None:
         """Before every pass: random state, buffers and attributes as at the first."""

@@ -140,3 +140,48 @@ def test_torch_s_own_straight_through_estimator_is_a_cut_and_no_wrong_gradient()
     report = gg.check_gradients(lambda x: torch.fake_quantize_per_tensor_affine(x, 0.1, 0, -8, 7).square(), torch.randn(6, 5))
     assert report.ok, str(report)
     assert [f.code for f in report.findings] == ["GG113"]
+
+
+class Collecting(nn.Module):
+    """Hangs a hook on its layer in the first pass only, and reads what the hook has put into a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.last = nn.Linear(4, 4), nn.Linear(4, 2)
+        self.taken: list[torch.Tensor] = []
+        self.hung = False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.hung:
+            self.layer.register_forward_hook(lambda module, args, output: self.taken.append(output))
+            self.hung = True
+        self.layer(x)
+        if len(self.taken) != 1:
+            raise RuntimeError(f"{len(self.taken)} outputs were taken")
+        return self.last(torch.tanh(self.taken.pop()))
+
+
+def test_what_a_model_installs_in_its_first_pass_is_installed_once_and_taken_back() -> None:
+    model = Collecting()
+    report = gg.check_gradients(model, torch.randn(3, 4))
+    assert report.ok and all(check.status in ("passed", "skipped") for check in report.checks), str(report)
+    assert not model.hung and not model.taken and not model.layer._forward_hooks
+
+
+class Remembering(nn.Module):
+    """Collects a penalty in a list, which the caller is to empty."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+        self.penalties: list[torch.Tensor] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.penalties.append(self.layer.weight.square().sum())
+        return self.layer(x).square().sum() + torch.stack(self.penalties).sum()
+
+
+def test_lists_hold_in_every_pass_what_they_held_at_first() -> None:
+    model = Remembering()
+    assert gg.check_gradients(model, torch.randn(3, 4)).ok
+    assert model.penalties == []
