@@ -13,6 +13,7 @@ from gradguard.finding import Check
 from gradguard.health import HEALTH
 from gradguard.judging import check_ignores, judge
 from gradguard.measurements.base import Measurement, Unavailable
+from gradguard.measurements.modes import Modes
 from gradguard.measurements.passes import Passes
 from gradguard.measurements.training_run import TrainingRun
 from gradguard.report import Report
@@ -76,11 +77,13 @@ class Watch:
         }
         for name in ("leaks", "padding", "underflow", "dependence", "long_run"):
             evidence[name] = Unavailable(wanted=name, reason="a watched loop is not run again: use check_training")
+        evidence["modes"] = Modes(facts=seen.modes.facts(), path=seen.path)
         if seen.unlooked and seen.nonfinite is None:
             evidence["passes"] = Unavailable(wanted="passes", reason=seen.unlooked)
         if not seen.steps.count:
             reason = "no optimizer step was seen" if seen.optimizers else "no optimizer was given"
             evidence["training_run"] = Unavailable(wanted="training_run", reason=reason)
+            evidence["modes"] = Unavailable(wanted="modes", reason=reason)
         recorded = seen.recorded.count > 0
         rules = build_rules([code for code in self._codes if recorded or code not in LOOP_RULES], self._limits)
         report = judge(seen, rules, Settings(steps=max(1, seen.steps.count)), ignores=self._ignores, evidence=evidence)

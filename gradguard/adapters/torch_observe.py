@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from gradguard.adapters.modes_base import ModeFacts
 from gradguard.adapters.observing_base import BatchFacts, Leaks, Look, LossFacts, Nonfinite, TimeFlow
 from gradguard.adapters.padding_base import PaddingFacts
 from gradguard.adapters.torch_buffers import kept_buffers
 from gradguard.adapters.torch_graph import losses_of, predictions_of
 from gradguard.adapters.torch_leaks import leaks_of
+from gradguard.adapters.torch_modes import modes_of
 from gradguard.adapters.torch_outputs import Outputs
 from gradguard.adapters.torch_padding import padding_of
 from gradguard.adapters.torch_spy import Spy, bad_rows, first_tensor
@@ -73,7 +75,7 @@ class TorchHealth(TorchTraining):
                     inputs.append(given.detach())
                 if spy.root_output is not None and spy.root_output.ndim:
                     samples += int(spy.root_output.shape[0])
-                if spy.first_bad is not None or not math.isfinite(value):
+                if (spy.first_bad is not None and spy.nan) or not math.isfinite(value):  # infinities alone may be a mask
                     nonfinite = self._nonfinite(spy, index, given)
                     break
                 if loss.requires_grad:
@@ -168,6 +170,10 @@ class TorchHealth(TorchTraining):
     def padding(self, *, seed: int = 0) -> PaddingFacts:
         """What padding does to the loss of the first batch that has any."""
         return padding_of(self, seed=seed)
+
+    def modes(self, *, seed: int = 0) -> ModeFacts:
+        """The mode in which a copy is trained."""
+        return modes_of(self, seed=seed)
 
     def dependence(self, state: str, names: tuple[str, ...], *, seed: int = 0) -> dict[str, float]:
         """The largest relative change of the loss over three batches when each block moves by a tenth of its RMS."""

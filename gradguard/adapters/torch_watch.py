@@ -16,6 +16,7 @@ import torch
 
 from gradguard.adapters.base import Counts
 from gradguard.adapters.observing_base import LayerUnits, Look, Nonfinite
+from gradguard.adapters.torch_modes import ModeWatch
 from gradguard.adapters.torch_observe import identical_rows
 from gradguard.adapters.torch_stale import StaleWatch
 from gradguard.adapters.torch_training import clean
@@ -69,6 +70,7 @@ class TorchWatch:
         self.steps = Steps(self.named, self.optimizers, every)
         self.recorded = Recorded(every)
         self.stale = StaleWatch(self.optimizers)
+        self.modes = ModeWatch(model)
         self.looks = Looks(
             model,
             looks_every=looks_every,
@@ -92,6 +94,7 @@ class TorchWatch:
                 self._handles.append(optimizer.register_step_pre_hook(self._before_step))
                 self._handles.append(optimizer.register_step_post_hook(self._after_step))
             self._handles.extend(self.stale.install())
+            self._handles.extend(self.modes.install())
             self.looks.install()
             yield self
         finally:
@@ -122,6 +125,8 @@ class TorchWatch:
     def _begin_step(self, optimizer: torch.optim.Optimizer, closure: bool) -> None:
         if not self.steps.open(optimizer):
             self.stale.before_step(optimizer)
+        if not self.steps.open(optimizer):
+            self.modes.step(optimizer)
         self.looks.step()
         look = self.looks.suspect is not None
         wrong, new = self.steps.begin(optimizer, closure=closure, look=look)

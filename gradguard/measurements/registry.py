@@ -27,6 +27,7 @@ MEASUREMENTS: dict[str, str] = {
     "flow": "flow:measure",
     "leaks": "leaks:measure",
     "padding": "padding:measure",
+    "modes": "modes:measure",
     "underflow": "underflow:measure",
     "dependence": "dependence:measure",
     "long_run": "long_run:measure",

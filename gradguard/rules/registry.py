@@ -42,6 +42,7 @@ RULES: dict[str, tuple[str, str]] = {
     "GG306": ("future-leak", "future_leak:FutureLeak"),
     "GG307": ("gradient-underflow", "gradient_underflow:GradientUnderflow"),
     "GG308": ("padding-leak", "padding_leak:PaddingLeak"),
+    "GG309": ("wrong-mode", "wrong_mode:WrongMode"),
     "GG401": ("diverging-learning-rate", "diverging_learning_rate:DivergingLearningRate"),
     "GG402": ("diverging-loss", "diverging_loss:DivergingLoss"),
     "GG403": ("stalled-training", "stalled_training:StalledTraining"),
