@@ -13,7 +13,8 @@ from gradguard.judging import check_ignores, judge
 from gradguard.learning_rate import audit_learning_rate
 from gradguard.report import Report, merge
 from gradguard.rules.base import Rule
-from gradguard.rules.registry import RULES, rule_class, select_rules
+from gradguard.rules.limits import build_rules
+from gradguard.rules.registry import RULES, select_rules
 from gradguard.rules.triage import triage
 from gradguard.running import run_row
 from gradguard.scenarios import Ignore, Scenario, as_ignores
@@ -34,7 +35,7 @@ def health_rules(
     """The selected rules that judge training health, with their options."""
     chosen = set(select_rules(select))
     codes = [code for code in sorted(RULES) if code in chosen and (code.startswith(HEALTH) or code == "GG901")]
-    return [rule_class(code)(**dict((limits or {}).get(code, {}))) for code in codes]
+    return build_rules(codes, limits or {})
 
 
 def audit_health(scenario: Scenario, settings: Settings, rules: Sequence[Rule], name: str, ignores: Sequence[Ignore]) -> Report:
@@ -121,7 +122,7 @@ def check_training(
     ignores = check_ignores(as_ignores(ignore))
     chosen = set(select_rules(select))
     reports = [audit_health(scenario, settings, health_rules(select, limits), "", ignores)]
-    rates = [rule_class(code)(**dict((limits or {}).get(code, {}))) for code in RATES if code in RULES and code in chosen]
+    rates = build_rules([code for code in RATES if code in RULES and code in chosen], limits or {})
     if rates:
         reports.append(audit_learning_rate(scenario, settings, rates, "", ignores))
     merged = merge(reports)

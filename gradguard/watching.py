@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from gradguard.adapters.base import Settings
@@ -30,6 +31,8 @@ __all__ = ["Watch", "watch"]
 
 LOOP_RULES = ("GG402",)
 """Rules of the learning rate that a watched loop is enough for."""
+LOOK_RULES = ("GG201", "GG202", "GG205", "GG206", "GG207")
+"""Rules that only a look at a pass can judge."""
 
 
 class Watch:
@@ -78,8 +81,10 @@ class Watch:
         for name in ("leaks", "padding", "underflow", "dependence", "long_run"):
             evidence[name] = Unavailable(wanted=name, reason="a watched loop is not run again: use check_training")
         evidence["modes"] = Modes(facts=seen.modes.facts(), path=seen.path)
-        if seen.unlooked and seen.nonfinite is None:
-            evidence["passes"] = Unavailable(wanted="passes", reason=seen.unlooked)
+        if seen.unlooked:
+            evidence["units"] = Unavailable(wanted="units", reason=seen.unlooked)
+            if not seen.something:
+                evidence["passes"] = Unavailable(wanted="passes", reason=seen.unlooked)
         if not seen.steps.count:
             reason = "no optimizer step was seen" if seen.optimizers else "no optimizer was given"
             evidence["training_run"] = Unavailable(wanted="training_run", reason=reason)
@@ -89,7 +94,13 @@ class Watch:
         report = judge(seen, rules, Settings(steps=max(1, seen.steps.count)), ignores=self._ignores, evidence=evidence)
         silent = [] if recorded else [code for code in self._codes if code in LOOP_RULES]
         checks = [Check(scenario="", code=c, rule=RULES[c][0], status="skipped", reason="no loss was recorded") for c in silent]
-        report = Report(report.findings, (*report.checks, *checks), report.rows)
+        judged = [
+            replace(c, status="skipped", reason=seen.unlooked)
+            if seen.unlooked and c.code in LOOK_RULES and c.status == "passed"
+            else c
+            for c in report.checks
+        ]
+        report = Report(report.findings, (*judged, *checks), report.rows)
         report.rows["runs"] = [run_row(seed=0)]
         return report
 

@@ -16,11 +16,13 @@ from torch.overrides import TorchFunctionMode
 from gradguard.adapters.observing_base import AttentionFacts, CodeFacts, LayerUnits, ModuleFacts
 from gradguard.adapters.torch_spy_attention import AttentionSums
 from gradguard.adapters.torch_spy_choices import Choices
-from gradguard.adapters.torch_spy_cuts import Cuts
-from gradguard.adapters.torch_spy_units import CONTRACTIONS, ELEMENTWISE, UnitSums
+from gradguard.adapters.torch_spy_cuts import Cuts, tensors_in
+from gradguard.adapters.torch_spy_units import CONTRACTIONS, ELEMENTWISE, Source, UnitSums
 
 __all__ = ["Spy", "bad_rows", "first_tensor", "unseen"]
 
+BETWEEN = 64
+"""Operations that may stand between an activation of the loop's own and the next part of the model."""
 KEPT_CALLS = 512
 """Outputs kept for one layer that is called again and again."""
 
@@ -80,6 +82,8 @@ class Spy(TorchFunctionMode):
         """Functions that are called outside of the model's modules are looked at as well."""
         self.left: Callable[[torch.nn.Module, Any], None] | None = None
         """Called with each module that was called from outside, and its output."""
+        self._outside: tuple[str, Any, Any, Source] | None = None
+        self._waiting: dict[Any, tuple[str, Any, Any, Source]] = {}
         self._sums: dict[str, tuple[int, float, float]] = {}
         self._handles: list[Any] = []
 
@@ -126,6 +130,7 @@ class Spy(TorchFunctionMode):
         if not self.stack:
             self.root_input = (args, kwargs)
             self._safely(self.cuts.given, args, kwargs)
+            self._safely(self._feed, args, kwargs)
         path = self.paths.get(module, "")
         self.stack.append(path)
         if self.keep_outputs and isinstance(module, torch.nn.RNNBase) and args and isinstance(args[0], torch.Tensor):
@@ -260,14 +265,23 @@ class Spy(TorchFunctionMode):
             if not isinstance(low, int | float) or low != 0 or high is not None or not args[0].requires_grad:
                 return
             kind, args, kwargs = "relu", args[:1], {}
-        if kind in ELEMENTWISE and (self.stack or self.units.feeds(args[0])):
-            self.units.activation(kind, args, kwargs, self.here)
+        if kind in ELEMENTWISE:
+            source = self.units.source(args[0])
+            if self.stack:
+                self.units.activation(kind, args, kwargs, self.here, source)
+            elif source is not None and source[0]:
+                self._outside = (kind, (args[0].detach(), *args[1:]), kwargs, source)
 
     def _after(self, name: str, args: Any, kwargs: Any, result: Any) -> None:
         if self.keep_outputs and name in ELEMENTWISE and isinstance(result, torch.Tensor) and result.grad_fn is not None:
             self._keep(f"{self.here}:{name}", result)
         self.cuts.after(name, args, kwargs, result)
+        if self._outside is not None:
+            if isinstance(result, torch.Tensor) and result.grad_fn is not None:
+                self._waiting[result.grad_fn] = self._outside
+            self._outside = None
         if name in CONTRACTIONS:
+            self._feed(args, kwargs)
             self.units.contraction(name, args, kwargs, result, self.here)
         elif name == "embedding":
             self.units.use(args, kwargs)
@@ -282,6 +296,21 @@ class Spy(TorchFunctionMode):
             self.choices.chosen(name, args, kwargs, result)
         elif name in ("one_hot", "__getitem__", "index_select", "getitem"):
             self.choices.used(name, self.here, args)
+
+    def _feed(self, args: Any, kwargs: Any) -> None:
+        """What the model is given: an activation of the loop's own before it is one of the net; those of a loss are not."""
+        queue: list[Any] = [t.grad_fn for t in tensors_in((*args, *kwargs.values()))] if self._waiting else []
+        seen: set[Any] = set()
+        while queue and self._waiting and len(seen) < BETWEEN:
+            node = queue.pop(0)
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            found = self._waiting.pop(node, None)
+            if found is not None:
+                kind, given, options, source = found
+                self.units.activation(kind, given, options, "", source)
+            queue.extend(parent for parent, _ in node.next_functions)
 
     # what was seen
 

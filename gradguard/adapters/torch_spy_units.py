@@ -12,7 +12,10 @@ from torch.nn import functional
 
 from gradguard.adapters.observing_base import LayerUnits
 
-__all__ = ["CONTRACTIONS", "ELEMENTWISE", "NORMALISATIONS", "UnitSums", "address"]
+__all__ = ["CONTRACTIONS", "ELEMENTWISE", "NORMALISATIONS", "Source", "UnitSums", "address"]
+
+Source = tuple[str, str, int | None]
+"""The block that made a value, the module that owns it, and the axis of its units."""
 
 FLAT = 1e-7
 """A derivative below which a unit is held at its limit: tanh beyond about 9.5, sigmoid beyond about 16."""
@@ -124,7 +127,7 @@ class UnitSums:
         self.units: dict[tuple[str, str, str], Units] = {}
         self.order: dict[str, None] = {}
         self.matrices: dict[str, None] = {}
-        self._made: dict[int, tuple[str, str, int | None]] = {}
+        self._made: dict[int, Source] = {}
         self._last: tuple[str, str, int | None, torch.Size | None] = ("", "", None, None)
 
     def enclosed(self, path: str, blocks: list[str], value: torch.Tensor) -> None:
@@ -134,9 +137,9 @@ class UnitSums:
         self._made[address(value)] = (block, path, -1)
         self._last = (block, path, -1, value.shape)
 
-    def feeds(self, value: torch.Tensor) -> bool:
-        """A weight of the model made this value."""
-        return self._made.get(address(value), ("",))[0] != ""
+    def source(self, z: torch.Tensor) -> Source | None:
+        """What made this value: a weight, its module, and the axis of the units."""
+        return self._made.get(address(z))
 
     def use(self, args: Any, kwargs: Any) -> list[torch.Tensor]:
         """The tensors among the arguments; parameters among them are noted in the order of their use."""
@@ -164,12 +167,11 @@ class UnitSums:
         self._made[address(result)] = entry
         self._last = (*entry, result.shape)
 
-    def activation(self, kind: str, args: Any, kwargs: Any, here: str) -> None:
+    def activation(self, kind: str, args: Any, kwargs: Any, here: str, made: Source | None) -> None:
         """Add the values that an activation is about to take, before it may write over them."""
         z = args[0].detach()
         if z.numel() == 0 or not z.is_floating_point() or z.ndim < 1:
             return
-        made = self._made.get(address(z))
         block, module, axis = made if made is not None else self._last[:3]
         if made is None and self._last[3] != z.shape:
             axis = None

@@ -80,6 +80,8 @@ class TorchWatch:
         )
         self.looks.on_call = self._called
         self.nonfinite: Nonfinite | None = None
+        self.settled = False
+        """The first thing that was not finite is known; what comes after it is its consequence."""
         self.start_rows = tuple(n for n, p in self.named if identical_rows(p))
         self.start_zero = tuple(n for n, p in self.named if not bool(p.detach().any()))
         self._groups = self._group_of_parameters()
@@ -120,10 +122,10 @@ class TorchWatch:
     # steps
 
     def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        self._safely(self._begin_step, optimizer, any(callable(a) for a in (*args[1:], kwargs.get("closure"))))
+        self._safely(self._begin_step, optimizer, with_closure(args, kwargs))
 
     def _begin_step(self, optimizer: torch.optim.Optimizer, closure: bool) -> None:
-        if not self.steps.open(optimizer):
+        if not closure and not self.steps.open(optimizer):
             self.stale.before_step(optimizer)
         if not self.steps.open(optimizer):
             self.modes.step(optimizer)
@@ -133,9 +135,11 @@ class TorchWatch:
         self._judge_step(optimizer, wrong, new)
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        self._safely(self._end_step, optimizer)
+        self._safely(self._end_step, optimizer, with_closure(args, kwargs))
 
-    def _end_step(self, optimizer: torch.optim.Optimizer) -> None:
+    def _end_step(self, optimizer: torch.optim.Optimizer, closure: bool) -> None:
+        if closure and self.steps.open(optimizer):  # its gradients were made inside the step
+            self.stale.before_step(optimizer)
         self.stale.after_step(optimizer)
         self._judge_step(optimizer, *self.steps.end(optimizer))
         self.looks.step()
@@ -145,14 +149,14 @@ class TorchWatch:
             self.looks.again(new)
         if wrong == "spike" and self.looks.forwards - self.looks.last_looked_at >= self.steps.every:
             self.looks.wanted = True
-        if wrong == "nonfinite" and self.nonfinite is None:
+        if wrong == "nonfinite" and not self.settled:
             self._find_nonfinite(self.steps.nonfinite_blocks(optimizer))
 
     # what is not finite
 
     def _find_nonfinite(self, blocks: Sequence[str] | None) -> None:
         """The last calls once more name the first bad module. ``blocks``: whose gradient it is; None: a recorded loss."""
-        self.looks.wanted = True
+        self.looks.wanted = self.settled = True
         batch = self.looks.forwards - 1
         if blocks is not None and self._finite_loss:
             return  # the forward pass is right: GG302 names the blocks
@@ -175,6 +179,10 @@ class TorchWatch:
         if found is not None:
             self.nonfinite = replace(found, step=self.steps.count)
 
+    def _only_gradient(self, found: Nonfinite) -> bool:
+        """It is the gradient of the step that was just made."""
+        return found.where == "gradient" and not self.steps.between and found.step == self.steps.count - 1
+
     # what the user records
 
     def record(self, loss: Any, output: Any, labels: Any) -> None:
@@ -195,8 +203,10 @@ class TorchWatch:
             self.steps.loss(value)
             if value.device.type == "cpu":
                 self._finite_loss = math.isfinite(float(value))
-                if not self._finite_loss and self.nonfinite is None:
+                if not self._finite_loss and not self.settled:
                     self._safely(self._find_nonfinite, None)
+                elif self._finite_loss and self.nonfinite is not None and self._only_gradient(self.nonfinite):
+                    self.nonfinite = None  # as where the loss is recorded before the step: GG302 names the blocks
         self._safely(self.recorded.add, loss, output, labels)
 
     # what was seen
@@ -254,6 +264,11 @@ class TorchWatch:
         called = "no module of the model was called with gradients enabled"
         return self.notes[0] if self.notes else f"{called} (compiled code and functional calls are not seen)"
 
+    @property
+    def something(self) -> bool:
+        """Something of the passes is known, from looks or from what was recorded."""
+        return bool(self.looks.count or self.nonfinite is not None or self.recorded.losses or self.recorded.latest)
+
     def trace(self) -> Trace:
         """The steps that were kept, transferred now."""
         return self.steps.trace()
@@ -261,7 +276,7 @@ class TorchWatch:
     def passes(self) -> tuple[Look, Look | None]:
         """Looks at the start and at the end, with their units merged over the passes that were seen."""
         looks = self.looks
-        start = looks.start or Look(step=0)
+        start = looks.start or Look(step=0, order=self.steps.names)  # nothing is known to be unused
         start = replace(
             start,
             units=merged(looks.first_units or [start.units]),
@@ -271,13 +286,13 @@ class TorchWatch:
             zero_blocks=self.start_zero,
             nonfinite=self.nonfinite if self.nonfinite is not None and not self.nonfinite.step else None,
         )
-        if looks.last is None or not self.steps.count:
+        if not self.steps.count:
             return start, None
         units = merged(list(looks.units))
         end = replace(
-            looks.last,
+            looks.last or start,
             units=looks.peaks.alive(units) if looks.peaks is not None else units,
-            outputs=self.recorded.end() or looks.last.outputs,
+            outputs=self.recorded.end() or (looks.last.outputs if looks.last is not None else None),
             losses=self.recorded.losses,
             identical_rows=tuple(n for n, p in self.named if identical_rows(p)),
             zero_blocks=tuple(n for n, p in self.named if not bool(p.detach().any())),
@@ -285,6 +300,11 @@ class TorchWatch:
             nonfinite=self.nonfinite if self.nonfinite is not None and self.nonfinite.step else None,
         )
         return start, end
+
+
+def with_closure(args: Any, kwargs: Any) -> bool:
+    """A step was given a closure: ``args`` begins with the optimizer itself."""
+    return any(callable(given) for given in (*args[1:], kwargs.get("closure")))
 
 
 def as_number(loss: Any) -> float:

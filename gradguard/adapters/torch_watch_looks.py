@@ -226,7 +226,7 @@ class Looks:
 
     def _look(self, spy: Spy, units: tuple[LayerUnits, ...]) -> Look:
         value, shown = self._output, Outputs()
-        if value is not None:
+        if value is not None and bool(torch.isfinite(value).all()):
             shown.add(None, value)
         return Look(
             outputs=shown.facts(),

@@ -82,6 +82,8 @@ class Recorded:
         """The latest records."""
         outputs = Outputs()
         for one in self.latest:
+            if not bool(torch.isfinite(one.predicted if isinstance(one, Prediction) else one[0]).all()):
+                continue
             if isinstance(one, Prediction):
                 outputs.add(one, None)
             else:

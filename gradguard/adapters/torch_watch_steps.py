@@ -47,7 +47,9 @@ class Open:
     row: Row
     due: bool
     closure: bool
-    before: list[torch.Tensor] = field(default_factory=list)
+    mine: set[int] | None
+    """The ids of this optimizer's parameters; None where there is no other optimizer."""
+    before: list[tuple[torch.nn.Parameter, torch.Tensor]] = field(default_factory=list)
 
 
 class Steps:
@@ -97,11 +99,13 @@ class Steps:
         row = Row(self.count, list(self.pending), tuple(float(g["lr"]) for g in optimizer.param_groups))
         row.skipped = getattr(optimizer, "found_inf", None)
         due = count < EARLY or count % self.every == 0 or look
-        one = self._open[id(optimizer)] = Open(row, due, closure)
+        mine = {id(p) for g in optimizer.param_groups for p in g["params"]} if self.several else None
+        one = self._open[id(optimizer)] = Open(row, due, closure, mine)
         self.pending.clear()
         if count % self.every == 0:
-            row.weight = fused(self.params)
-            one.before = [p.detach().clone() for p in self.params]
+            held = [p for p in self.params if id(p) in mine] if mine is not None else self.params
+            row.weight = self._columns(held, fused(held))
+            one.before = [(p, p.detach().clone()) for p in held]
         return self._read(optimizer, one) if not closure else ("", [])
 
     def end(self, optimizer: torch.optim.Optimizer) -> tuple[str, list[str]]:
@@ -112,9 +116,10 @@ class Steps:
         found = self._read(optimizer, one) if one.closure else ("", [])
         row = self.last = one.row
         if one.before:
+            held = [p for p, _ in one.before]
             with torch.no_grad():
-                difference: Any = torch._foreach_sub(list(self.params), one.before)
-            row.update = fused(difference)
+                difference: Any = torch._foreach_sub(list(held), [b for _, b in one.before])
+            row.update = self._columns(held, fused(difference))
         if self.count % self.stride == 0 or row.gradient is not None:
             self.rows.append(row)
         if len(self.rows) > ROWS:
@@ -133,10 +138,14 @@ class Steps:
         forced = wrong == "nonfinite" and self.forced < FORCED
         self.forced += forced
         if one.due or new or forced:
-            mine = {id(p) for g in optimizer.param_groups for p in g["params"]} if self.several else None
-            grads = [p.grad if mine is None or id(p) in mine else None for p in self.params]
+            grads = [p.grad if one.mine is None or id(p) in one.mine else None for p in self.params]
             one.row.gradient = fused(grads, scale)
         return wrong, [self.names[i] for i in new]
+
+    def _columns(self, held: Sequence[torch.nn.Parameter], values: list[torch.Tensor | None]) -> list[torch.Tensor | None]:
+        """Values of some parameters, one for each of all."""
+        known = {id(p): value for p, value in zip(held, values, strict=True)}
+        return [known.get(id(p)) for p in self.params]
 
     def nonfinite_blocks(self, optimizer: torch.optim.Optimizer) -> list[str]:
         """The blocks whose gradient in the step under way is not finite."""
@@ -183,17 +192,25 @@ class Steps:
                     nonfinite=int(np.isinf(gradient).sum()) + int(bool(known) and not math.isfinite(loss)),
                 )
             )
-        last = next((w for w in columns["weight"][::-1] if np.isfinite(w).any()), np.full(len(self.params), math.nan))
         bad = next((s for s in steps if s.nonfinite), None)
         stopped = f"not finite at step {bad.step}" if bad is not None and known and not math.isfinite(steps[-1].loss) else ""
         return Trace(
             steps=tuple(steps),
             blocks=self.names,
             gradient=columns["gradient"],
-            weight=np.where(np.isnan(columns["weight"]), last, columns["weight"]),
+            weight=filled(columns["weight"]),
             update=columns["update"],
             stopped=stopped,
         )
+
+
+def filled(columns: Any) -> Any:
+    """Each column's gaps at its latest value."""
+    result = columns.copy()
+    for column in result.T:
+        known = column[np.isfinite(column)]
+        column[np.isnan(column)] = known[-1] if known.size else math.nan
+    return result
 
 
 def fused(tensors: Sequence[torch.Tensor | None], scale: torch.Tensor | None = None) -> list[torch.Tensor | None]:

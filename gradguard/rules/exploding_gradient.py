@@ -128,10 +128,11 @@ class ExplodingGradient(Rule):
     def _nonfinite(self, run: TrainingRun | None) -> Finding | None:
         if run is None or not run.trace.steps:
             return None
-        last = run.trace.steps[-1]
-        bad = np.isinf(run.trace.gradient[-1])
-        if not math.isfinite(last.loss) or not bad.any():
+        wrong = np.isinf(run.trace.gradient)
+        index = next((i for i, row in enumerate(wrong) if row.any()), None)
+        if index is None or not math.isfinite(run.trace.steps[index].loss):
             return None
+        last, bad = run.trace.steps[index], wrong[index]
         names = [run.trace.blocks[i] for i in np.flatnonzero(bad)]
         block = names[-1]
         return self.finding(

@@ -50,7 +50,11 @@ class StaleGradient(Rule):
         if run.stale is None:
             return Outcome(
                 status="skipped",
-                reason="the copy's gradients are cleared by the check itself; gg.watch sees your own loop",
+                reason=(
+                    "fewer than five steps were seen"
+                    if run.source == "watch"
+                    else "the copy's gradients are cleared by the check itself; gg.watch sees your own loop"
+                ),
             )
         if run.stale <= self.share:
             return self.outcome([], margin=run.stale / self.share)
