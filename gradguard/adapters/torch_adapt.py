@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import traceback
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -191,6 +192,16 @@ def _lowers(setup: Setup) -> bool:
     return not floating or any(t.dtype in LIFT for t in floating)
 
 
+def _drawn(setup: Setup) -> torch.dtype | None:
+    """The precision that the user's own model draws random numbers in: that of most of what it is given."""
+    tensors = [c.tensor for c in setup.inputs]
+    for _, module in setup.modules:
+        tensors += [*module.parameters(), *module.buffers()]
+    dtypes = Counter(t.dtype for t in tensors if t.is_floating_point())
+    most = max(dtypes, key=lambda dtype: dtypes[dtype], default=torch.get_default_dtype())
+    return most if most in LIFT else None
+
+
 def _parameters(setup: Setup) -> list[Candidate]:
     """Every parameter of the modules, tied ones once."""
     result: dict[int, Candidate] = {}
@@ -252,7 +263,9 @@ def _open(setup: Setup, *, lift: bool, scalar: bool, reason: str = "") -> Genera
                 where=setup.where,
                 todo="build the model and its inputs outside of inference_mode",
             )
-        session = Session([m for _, m in setup.modules], outside, lift=lift, seed=setup.seed, generators=setup.generators)
+        session = Session(
+            [m for _, m in setup.modules], outside, lift=lift, seed=setup.seed, generators=setup.generators, drawn=_drawn(setup)
+        )
         with session:
             bound = _bind(setup, candidates, session, clone=False)
             problem = _problem(setup, candidates, session, bound, scalar=scalar, reason=reason)

@@ -36,16 +36,22 @@ class LiftMode(TorchDispatchMode):
     Tensors below float64 that reach an operator (constants of the model, casts) are converted on the way in, dtypes
     asked for (``.to(float32)``, ``zeros(dtype=float32)``) on the way through, results on the way out. ``changed`` tells
     whether anything had to be: where nothing was, later passes need no mode.
+
+    ``drawn`` is the precision that the model itself draws random numbers in (None: float64, or as they are asked for):
+    a generator gives other numbers in float64, and the lifted model is to drop what the user's own model drops.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, drawn: torch.dtype | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch's own, without types
         self.changed = False
+        self.drawn = drawn
 
     def __torch_dispatch__(self, func: Any, types: Sequence[type], args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func in _REINTERPRET or func.namespace not in ("aten", "prims"):
             return func(*args, **kwargs)
+        if func in _DRAWS and self.drawn is not None and lifted_dtype(self.drawn) is torch.float64:
+            return self._draw(func, args, kwargs, self.drawn)
         mutable = _mutated_low(func, args, kwargs)
         if mutable is not None:
             return self._write(func, args, kwargs, mutable)
@@ -74,6 +80,20 @@ class LiftMode(TorchDispatchMode):
             return value.to(LIFT[value.dtype])
         return value
 
+    def _draw(self, func: Any, args: Any, kwargs: Any, low: torch.dtype) -> Any:
+        """Random numbers in the model's own precision, where they were to be in float64."""
+
+        def lower(value: Any) -> Any:
+            if isinstance(value, torch.Tensor):
+                return value.to(low) if value.dtype == torch.float64 else value
+            return low if value is torch.float64 else value
+
+        drawn = func(*_mapped(args, lower), **{name: lower(value) for name, value in kwargs.items()})
+        self.changed = True
+        if func._schema.is_mutable and args[0].dtype == torch.float64:
+            return args[0].copy_(drawn)
+        return self._out(drawn)
+
     def _write(self, func: Any, args: Any, kwargs: Any, target: torch.Tensor) -> Any:
         """An in-place operator on a low-precision tensor: compute in float64, and store what it can hold."""
         self.changed = True
@@ -96,6 +116,13 @@ def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
     return value
 
 
+def _overloads(*names: str) -> set[Any]:
+    packets = [getattr(torch.ops.aten, name, None) for name in names]
+    return {getattr(p, one) for p in packets if p is not None for one in p.overloads() if "out" not in one}
+
+
+_DRAWS = _overloads("rand", "rand_like", "randn", "randn_like", "uniform_", "normal_", "normal", "bernoulli", "bernoulli_")
+"""Operators whose random numbers depend on the precision; they carry no gradient."""
 _REINTERPRET = {torch.ops.aten.view.dtype}
 _HALF_TO_FLOAT = {torch.ops.aten._softmax.default, torch.ops.aten._log_softmax.default}
 

@@ -73,7 +73,7 @@ class TorchPasses(TorchPlacement):
         self.share = share
         self.scalar = scalar
         self.grad_mode = False
-        self.habits = habits or Habits(session.lift, session.lift)
+        self.habits = habits or Habits(session.lift, session.lift, drawn=session.drawn)
         self.known_habits = habits is not None
         self.names: list[str] = []
         self.integers: list[torch.Tensor] = []

@@ -58,8 +58,8 @@ class Lowest(TorchDispatchMode):
 class RoundMode(LiftMode):
     """Lifted, with operands and results of every operation rounded to a low precision, up or down at random."""
 
-    def __init__(self, low: torch.dtype, seed: int) -> None:
-        super().__init__()
+    def __init__(self, low: torch.dtype, seed: int, drawn: torch.dtype | None = None) -> None:
+        super().__init__(drawn)
         self.low = low
         self.generator = torch.Generator().manual_seed(seed)
         self.epsilon = torch.finfo(low).eps
@@ -263,7 +263,7 @@ def rounded_gradients(
         for leaf, original in zip(problem.leaves, originals, strict=True):
             leaf.data.copy_(original)
     problem.session.reset(problem.habits)
-    mode = RoundMode(low, seed)
+    mode = RoundMode(low, seed, problem.session.drawn)
     with torch.enable_grad(), mode:
         outputs = problem.collect(problem.call())
         live = [outputs.tensors[i] for i in problem.used]

@@ -95,10 +95,12 @@ class Habits:
     lift_backward: bool
     draws: bool = True
     drifts: bool = True
+    drawn: torch.dtype | None = None
+    """The precision that the model itself draws in, where that is below float64."""
 
     def mode(self, *, backward: bool = False) -> AbstractContextManager[Any]:
         """A context in which operators compute in float64, where that is needed."""
-        return LiftMode() if (self.lift_backward if backward else self.lift_forward) else nullcontext()
+        return LiftMode(self.drawn) if (self.lift_backward if backward else self.lift_forward) else nullcontext()
 
 
 class Session:
@@ -117,6 +119,7 @@ class Session:
         lift: bool,
         seed: int,
         generators: Sequence[Any] = (),
+        drawn: torch.dtype | None = None,
     ) -> None:
         self.modules = list(dict.fromkeys(inner for module in modules for inner in module.modules()))
         found: dict[int, torch.Tensor] = {}
@@ -131,6 +134,7 @@ class Session:
         self.generators = list({id(g): g for g in [*generators, *held]}.values())
         self.lift = lift
         self.seed = seed
+        self.drawn = drawn
         self.moved: set[int] = set()
         """Ids of the leaves that are not at the point now."""
         self.native = {id(t): t.dtype for t in self.tensors}
@@ -204,7 +208,7 @@ class Session:
         if not self.lift:
             yield
             return
-        mode = LiftMode()
+        mode = LiftMode(self.drawn)
         if backward:
             habits.lift_backward = False  # of two modes, only the inner one would see what has to be changed
         with mode:

@@ -185,3 +185,42 @@ def test_lists_hold_in_every_pass_what_they_held_at_first() -> None:
     model = Remembering()
     assert gg.check_gradients(model, torch.randn(3, 4)).ok
     assert model.penalties == []
+
+
+class Dropping(nn.Module):
+    """Drops samples and adds noise, each drawn in the precision of what goes through."""
+
+    def __init__(self, draw: Any) -> None:
+        super().__init__()
+        self.first, self.last, self.draw = nn.Linear(4, 6), nn.Linear(6, 3), draw
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = torch.tanh(self.first(x))
+        return self.last(h * self.draw(h))
+
+
+DRAWS: dict[str, Any] = {
+    "rand": lambda h: (torch.rand((len(h), 1), dtype=h.dtype) + 0.7).floor(),
+    "rand_like": lambda h: (torch.rand_like(h) > 0.3).to(h.dtype),
+    "randn": lambda h: torch.randn(h.shape, dtype=h.dtype),
+    "randn_like": torch.randn_like,
+    "uniform_": lambda h: torch.empty_like(h).uniform_(),
+    "normal_": lambda h: h.new_empty(h.shape).normal_(),
+    "bernoulli": lambda h: torch.bernoulli(torch.full_like(h, 0.5)),
+    "bernoulli_": lambda h: torch.empty_like(h).bernoulli_(0.5),
+    "normal": lambda h: torch.normal(torch.zeros_like(h), 1.0),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", DRAWS)
+def test_the_lifted_model_draws_what_the_users_own_draws(name: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model, x = Dropping(DRAWS[name]).to(dtype), torch.randn(8, 4, dtype=dtype)
+    drawn: list[torch.Tensor] = []
+    model.draw = lambda h: drawn.append(DRAWS[name](h)) or drawn[-1]
+    report = gg.check_gradients(model, x, seed=3)
+    assert report.ok, str(report)
+    torch.manual_seed(3)
+    expected = DRAWS[name](torch.tanh(model.first(x)).detach())
+    assert all(torch.equal(expected.double(), one.double()) for one in drawn if one.shape == expected.shape)
