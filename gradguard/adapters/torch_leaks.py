@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from gradguard.adapters.observing_base import Leaks
+from gradguard.adapters.torch_batch_parts import mapped, tensors_of
 from gradguard.adapters.torch_spy import first_tensor
 from gradguard.adapters.torch_training import Session, preserved_rng
 
@@ -14,31 +16,30 @@ __all__ = ["leaks_of"]
 
 
 class Recorder:
-    """Module outputs of one pass, and a change of the model's first tensor input on the way in."""
+    """Module outputs of one pass, and a change of the model's first tensor input on the way in.
+
+    A model that is not called itself (the loss calls its parts) gets the change in the first tensor of the batch.
+    """
 
     def __init__(self, session: Session, batch: Any, seed: int) -> None:
         self.session, self.batch, self.seed = session, batch, seed
         self.given: torch.Tensor | None = None
+        self.choice, self.choices = 0, 1
+        """Which tensor is changed, the first that the outputs depend on; and how many there are."""
+        self.calls = True
+        """The loss calls the model itself, as far as is known."""
 
     def run(self, change: Any = None) -> dict[str, torch.Tensor]:
         """First output tensor of every module by path; the root is the last. ``change(tensor)`` makes the new input."""
         made: dict[str, torch.Tensor] = {}
         handles = []
+        called = False
 
         def enter(module: torch.nn.Module, args: Any, kwargs: Any) -> Any:
-            places = [("a", i, v) for i, v in enumerate(args)] + [
-                ("k", k, v) for k, v in kwargs.items() if "mask" not in str(k)
-            ]
-            place = next((p for p in places if isinstance(p[2], torch.Tensor) and p[2].ndim >= 1), None)
-            if place is None:
-                return None
-            self.given = place[2]
-            if change is None:
-                return None
-            new = change(place[2])
-            if place[0] == "a":
-                return (*args[: place[1]], new, *args[place[1] + 1 :]), kwargs
-            return args, {**kwargs, place[1]: new}
+            nonlocal called
+            called = True
+            new = self.changed((args, kwargs), change)
+            return new if change is not None else None
 
         def leave(path: str) -> Any:
             def hook(module: torch.nn.Module, args: Any, output: Any) -> None:
@@ -54,11 +55,26 @@ class Recorder:
         handles.extend(module.register_forward_hook(leave(name)) for name, module in model.named_modules())
         try:
             with preserved_rng(self.seed), torch.no_grad():
-                self.session.loss(self.batch)
+                batch = self.batch if self.calls or change is None else self.changed(self.batch, change)
+                self.session.loss(batch)
+                if not called and self.calls:
+                    self.calls = False
+                    self.changed(self.batch, None)
         finally:
             for handle in handles:
                 handle.remove()
         return made
+
+    def changed(self, given: Any, change: Any) -> Any:
+        """What is given with a change in the chosen one of its tensors that are no masks, which is kept."""
+        tensors = {p: t for p, t in tensors_of(given).items() if t.ndim and t.dtype != torch.bool and "mask" not in p}
+        order = sorted(tensors, key=lambda p: tensors[p].ndim < 2)  # a sequence of numbers, such as lengths, comes last
+        self.choices = len(order)
+        if not order:
+            return given
+        place = order[min(self.choice, len(order) - 1)]
+        self.given = tensors[place]
+        return given if change is None else mapped(given, lambda p, t: change(t) if p == place else t)
 
 
 def change_of(before: torch.Tensor, after: torch.Tensor, where: Any) -> float:
@@ -81,23 +97,44 @@ def leaks_of(session: Session, batch: Any, *, seed: int, sample: bool, future: b
     notes: list[str] = []
     found: dict[str, Any] = {}
     if sample and given.shape[0] > 1:
-        after = recorder.run(replace_sample)
-        others, own, module = compare(base, after, (slice(1, None),), (slice(0, 1),), given.shape[0], axis=0)
+        n = given.shape[0]
+        others, own, module = first_that_matters(
+            recorder, replace_sample, lambda after: compare(base, after, (slice(1, None),), (slice(0, 1),), n, axis=0)
+        )
         found.update(sample=others, sample_own=own, module_sample=module)
     elif sample:
         notes.append("independent_samples: the batch holds one sample")
     if future and given.ndim >= 2 and given.shape[1] > 1:
-        cut = given.shape[1] // 2
-        after = recorder.run(lambda x: replace_future(x, cut))
-        rows = slice(None)
-        earlier, own, module = compare(base, after, (rows, slice(0, cut)), (rows, slice(cut, None)), given.shape[1], axis=1)
+        n, cut, rows = given.shape[1], given.shape[1] // 2, slice(None)
+        earlier, own, module = first_that_matters(
+            recorder,
+            lambda x: replace_future(x, cut) if x.ndim >= 2 and x.shape[1] == n else x,
+            lambda after: compare(base, after, (rows, slice(0, cut)), (rows, slice(cut, None)), n, axis=1),
+        )
         found.update(future=earlier, future_own=own, module_future=module)
     elif future:
         notes.append("causal: the input has no positions on its second axis")
     return Leaks(reason="; ".join(notes), notes=tuple(notes), **found)
 
 
-def compare(base: Any, after: Any, others: Any, own: Any, extent: int, *, axis: int) -> tuple[float | None, float, str]:
+Compared = tuple[float | None, float, str]
+
+
+def first_that_matters(recorder: Recorder, change: Any, compared: Callable[[Any], Compared]) -> Compared:
+    """The comparison for the first input whose change changes an output; of the first one, where none does."""
+    first: Compared | None = None
+    for choice in range(recorder.choices):
+        recorder.choice = choice
+        found = compared(recorder.run(change))
+        first = first or found
+        if found[1] or found[0]:
+            first = found
+            break
+    recorder.choice = 0
+    return first or (None, 0.0, "")
+
+
+def compare(base: Any, after: Any, others: Any, own: Any, extent: int, *, axis: int) -> Compared:
     """The root's change outside and inside the changed part, and the first module whose outside changed."""
     fitting = [p for p in base if p in after and base[p].ndim > axis and base[p].shape[axis] == extent]
     if not fitting:

@@ -1,0 +1,61 @@
+"""GG305 and GG306 end to end, however a batch gets to the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+import gradguard as gg
+
+
+class Mixed(nn.Module):
+    """Ten positions of four features; ``samples`` and ``future`` mix them."""
+
+    def __init__(self, samples: bool = False, future: bool = False) -> None:
+        super().__init__()
+        self.encode, self.mix, self.head = nn.Linear(4, 8), nn.Identity(), nn.Linear(8, 3)
+        self.samples, self.future = samples, future
+
+    def forward(self, given: Any) -> torch.Tensor:
+        return self.parts(given["x"] if isinstance(given, dict) else given[0] if isinstance(given, list) else given)
+
+    def parts(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.encode(x)
+        h = self.mix(h + h.mean(0, keepdim=True) if self.samples else h)
+        h = h + h.mean(1, keepdim=True) if self.future else h.cumsum(1)
+        out: torch.Tensor = self.head(h)
+        return out
+
+
+WAYS: dict[str, Callable[[Mixed, torch.Tensor], torch.Tensor]] = {
+    "a tensor": lambda m, x: m(x),
+    "a keyword": lambda m, x: m(given=x),
+    "a dict": lambda m, x: m({"mask": torch.ones(8, 10, dtype=torch.bool), "x": x}),
+    "labels before the input": lambda m, x: m({"labels": torch.ones(8, 10), "x": x}),
+    "a list": lambda m, x: m([x]),
+    "parts of the model": lambda m, x: m.parts(x),
+}
+
+
+def checked(model: nn.Module, way: Callable[[Any, torch.Tensor], torch.Tensor]) -> gg.Report:
+    generator = torch.Generator().manual_seed(0)
+    batch = (torch.randn(8, 10, 4, generator=generator), torch.randint(0, 3, (8, 10), generator=generator))
+
+    def loss(m: Any, b: Any) -> torch.Tensor:
+        return functional.cross_entropy(way(m, b[0]).transpose(1, 2), b[1])
+
+    return gg.check_training(model, [batch], loss=loss, select=("GG305", "GG306"), causal=True, independent_samples=True)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_leaks_are_found_and_named(way: str) -> None:
+    torch.manual_seed(0)
+    assert [(f.code, f.module) for f in checked(Mixed(samples=True), WAYS[way]).errors] == [("GG305", "mix")]
+    assert [(f.code, f.module) for f in checked(Mixed(future=True), WAYS[way]).errors] == [("GG306", "head")]
+    clean = checked(Mixed(), WAYS[way])
+    assert {c.status for c in clean.checks} == {"passed"}, str(clean)
