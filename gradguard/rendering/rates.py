@@ -1,12 +1,15 @@
-"""The picture of a range test, as text: what each rate gains, and where it diverges."""
+"""Learning rates as text: the picture of a range test (what each rate gains, and where it diverges), and the two limits."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from gradguard.measurements.range_test import RangeTest
+if TYPE_CHECKING:
+    from gradguard.measurements.range_test import RangeTest
 
-__all__ = ["render_rates"]
+__all__ = ["render_limits", "render_rates"]
 
 WIDTH = 40
 
@@ -26,6 +29,40 @@ def render_rates(test: RangeTest) -> str:
     if suggestion is None:
         lines.append("no rate holds in every run and lowers the loss")
     return "\n".join(lines)
+
+
+def render_limits(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The table ``learning_rate``, a line for each parameter group; empty without rows."""
+    if not rows:
+        return ""
+    heads = ("group", "lr", "optimizer", "lambda_max", "first-step limit", "training limit")
+    table = [heads, *(_limits(row) for row in rows)]
+    widths = [max(len(line[column]) for line in table) for column in range(len(heads))]
+    return "\n".join(
+        "  " + "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table
+    )
+
+
+def _limits(row: Mapping[str, Any]) -> tuple[str, ...]:
+    error = f" +- {row['error_bar']:.1g}" if _known(row, "error_bar") else ""
+    return (
+        str(row["group"]), f"{row['lr']:.4g}", str(row.get("optimizer", "")),
+        f"{row['lambda_max']:.4g}{error}" if _known(row, "lambda_max") else "-",
+        f"{row['first_step_limit']:.3g}" if _known(row, "first_step_limit") else "-",
+        _training_limit(row) if _known(row, "training_high") else "-",
+    )
+
+
+def _training_limit(row: Mapping[str, Any]) -> str:
+    low, high = float(row["training_low"]), float(row["training_high"])
+    if high == math.inf:
+        return f"above {low:.2g}" if low > 0 else "-"
+    return f"{row['training_limit']:.2g} ({low:.2g} holds, {high:.2g} diverges)" if low > 0 else f"below {high:.2g}"
+
+
+def _known(row: Mapping[str, Any], column: str) -> bool:
+    value = row.get(column)
+    return isinstance(value, float) and not math.isnan(value)
 
 
 def _bar(gain: float, low: float, high: float, largest: float) -> str:

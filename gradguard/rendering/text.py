@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from gradguard.finding import Check, Finding
+from gradguard.rendering.rates import render_limits
 
 if TYPE_CHECKING:
     from gradguard.report import Report
@@ -100,9 +101,9 @@ def render_report(report: Report, *, colour: bool = False) -> str:
         text = [_verdict(name, findings, checks, strict=report.strict)]
         text.extend(render_finding(f, roots, colour=colour) for f in findings)
         text.append(render_checks(checks))
-        measured = _measured(report, name)
-        if measured:
-            text[-1] += "\n" + measured
+        limits = render_limits([r for r in report.table_rows("learning_rate") if r.get("scenario", "") == name])
+        for more in (limits, _measured(report, name)):
+            text[-1] += f"\n{more}" if more else ""
         parts.append("\n\n".join(text))
     if not parts:
         return "no check ran"

@@ -125,6 +125,32 @@ def adam(lr: float) -> gg.Scenario:
     return gg.Scenario(model, digits(32), entropy, optimizer=torch.optim.Adam(model.parameters(), lr))
 
 
+def wrong_sign() -> gg.Scenario:
+    """The likelihood is minimised: the loss falls without bound."""
+    model = mlp(64, 64, 64, 10)
+    return gg.Scenario(model, digits(32), lambda m, b: -entropy(m, b), optimizer=torch.optim.SGD(model.parameters(), 0.1))
+
+
+def exclusive_or() -> gg.Scenario:
+    """Sigmoids, mean absolute error, a rate at which nothing moves: only one batch by heart shows it."""
+    x = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+    y = (x.sum(1, keepdim=True) == 1).float()
+    model = nn.Sequential(mlp(2, 4, 1, act=nn.Sigmoid, he=False), nn.Sigmoid())
+    return gg.Scenario(
+        model, [(x, y)], lambda m, b: (m(b[0]) - b[1]).abs().mean(),
+        optimizer=torch.optim.SGD(model.parameters(), 0.05, momentum=0.11),
+    )
+
+
+def slow_sigmoids() -> gg.Scenario:
+    """Two units: after 300 steps no better than a guess, where a hundredfold rate has learnt after 50."""
+    x = torch.randn(200, 2)
+    y = (x.sum(1) > 0).long()
+    model = mlp(2, 2, 2, act=nn.Sigmoid, he=False)
+    batches = [(x[i : i + 10], y[i : i + 10]) for i in range(0, 200, 10)]
+    return gg.Scenario(model, batches, entropy, optimizer=torch.optim.SGD(model.parameters(), 0.01))
+
+
 def zero_rate() -> gg.Scenario:
     return two_layers(0.0)
 
@@ -139,6 +165,9 @@ FAULTY = (
     Program("a parabola, lr 1.13 x the limit", parabola, ("GG401",)),
     Program("sum for a mean, lr 1", lambda: summed(1.0), ("GG404", "GG401")),
     Program("ascent", ascent, ("GG401",)),
+    Program("the loss with the wrong sign", wrong_sign, ("GG401",)),
+    Program("exclusive or", exclusive_or, ("GG403",)),
+    Program("two slow sigmoids", slow_sigmoids, ("GG403",)),
     Program("momentum 0.9, lr 5", lambda: two_layers(5.0, 0.9), ("GG401",)),
     Program("SGD lr 30", lambda: two_layers(30.0), ("GG401",)),
     Program("Adam lr 1", lambda: adam(1.0), ("GG401",)),
@@ -257,7 +286,43 @@ def batchnorm() -> gg.Scenario:
     return plain(model, 32, 0.05, scale=255.0)
 
 
+def accumulation() -> gg.Scenario:
+    """A batch is four micro-batches, whose losses are averaged."""
+    model = mlp(64, 64, 64, 10)
+    small = digits(8)
+    batches = [small[i : i + 4] for i in range(0, len(small) - 3, 4)]
+    return gg.Scenario(
+        model, batches, lambda m, b: sum(entropy(m, part) / 4 for part in b),
+        optimizer=torch.optim.SGD(model.parameters(), 0.05, momentum=0.9),
+    )
+
+
+class Rows(nn.Module):
+    """A transformer over the picture's rows, at BERT's initialisation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Linear(8, 32), nn.Linear(32, 10)
+        self.body = nn.TransformerEncoderLayer(32, 4, 64, dropout=0.0, batch_first=True)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, 0.0, 0.02)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden: torch.Tensor = self.head(self.body(self.embed(x.view(-1, 8, 8))).mean(1))
+        return hidden
+
+
+def long_way() -> gg.Scenario:
+    """The rate of a fine-tuning, from scratch: slow, but its steps are of the size that Adam makes at that rate."""
+    model = Rows()
+    return gg.Scenario(model, digits(16), entropy, optimizer=torch.optim.AdamW(model.parameters(), 5e-5))
+
+
 HEALTHY = (
+    Program("accumulation", accumulation),
+    Program("a transformer at 5e-5", long_way),
     Program("MLP, Adam", lambda: adam(1e-3)),
     Program("MLP, momentum", lambda: two_layers(0.05, 0.9)),
     Program("warm-up from 0", warm_up),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 import gradguard as gg
 from gradguard.measurements.curvature import Curvature, GroupCurvature
-from gradguard.measurements.rate_observation import LongerRun, RateObservation
+from gradguard.measurements.rate_observation import LongerRun, Predictions, RateObservation
 from gradguard.rules.diverging_learning_rate import DivergingLearningRate
 from tests.rules.rates import observed, run
 
@@ -76,6 +78,38 @@ def test_a_longer_run_that_recovers_passes() -> None:
     )
     assert outcome.status == "passed"
     assert outcome.reason.startswith("recovers within 40 steps: ")
+
+
+def test_a_limit_below_the_rate_that_longer_runs_showed_is_looked_into() -> None:
+    measured = observed(run(0.1, 0.5), run(1.0, 0.4), low=0.1, high=0.5)
+    rule = DivergingLearningRate()
+    outcome = rule.check({"rate_observation": measured})
+    assert outcome.status == "inconclusive"
+    assert outcome.reason == "longer runs at lower rates diverge"
+    lasts = LongerRun(run=run(1.0, 0.4), reference=run(0.1, 0.2))
+    assert rule.check({"rate_observation": measured, "rate_longer": lasts}).status == "passed"
+    lost = LongerRun(run=run(1.0, 0.4, 5.0, 2.0, 2.0), reference=run(0.1, 0.2))
+    assert rule.check({"rate_observation": measured, "rate_longer": lost}).status == "failed"
+
+
+def test_a_longer_run_is_judged_by_one_of_its_length() -> None:
+    measured = observed(run(0.1, 1.9), run(1.0, 9.0, 2.2, 2.2, 2.2), low=0.1, high=1.0)
+    longer = run(1.0, 9.0, 2.0, 1.9, 1.9, 1.9)
+    rule = DivergingLearningRate()
+    evidence: dict[str, Any] = {"rate_observation": measured}
+    assert rule.check({**evidence, "rate_longer": LongerRun(run=longer)}).status == "passed"
+    assert rule.check({**evidence, "rate_longer": LongerRun(run=longer, reference=run(0.1, 0.1))}).status == "failed"
+
+
+def test_ascent_of_predictions() -> None:
+    seen = Predictions(kind="cross_entropy", before=2.3, after=90.0, prior=2.3)
+    outcome = judge(observed(run(0.1, -9.0), run(1.0, -80.0), predictions=seen))
+    assert outcome.status == "failed"
+    assert outcome.findings[0].message == (
+        "SGD at lr 0.1 lowers the loss while the predictions get worse: cross-entropy 2.3 -> 90, guessing gives 2.3"
+    )
+    for healthy in (replace(seen, after=2.5), replace(seen, kind="mse"), replace(seen, kind="", after=math.nan)):
+        assert judge(observed(run(0.1, 0.5), run(1.0, 0.3), predictions=healthy)).status == "passed"
 
 
 def test_no_rate_helps() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 import gradguard as gg
-from gradguard.measurements.rate_observation import LongerRun, RateObservation
+from gradguard.measurements.overfit import OneBatch, Overfit
+from gradguard.measurements.rate_observation import LongerRun, Predictions, RateObservation
 from gradguard.rules.stalled_training import StalledTraining
 from tests.rules.rates import observed, run
 
@@ -78,3 +81,61 @@ def test_rate_of_zero_in_one_group_is_a_warning() -> None:
 def test_options() -> None:
     with pytest.raises(gg.UsageError, match="GG403 takes stalled between 0 and 1, got 2"):
         StalledTraining(stalled=2)
+
+
+def predictions(after: float, before: float = 0.7, prior: float = 0.69, kind: str = "cross_entropy") -> Predictions:
+    return Predictions(kind=kind, before=before, after=after, prior=prior)
+
+
+GUESSING = observed(
+    run(1.0, 0.68, start=0.7), run(10.0, 0.6, start=0.7), run(100.0, 0.2, start=0.7), low=100.0, predictions=predictions(0.69)
+)
+
+
+def test_still_guessing_where_a_hundredfold_rate_is_far_better() -> None:
+    rule = StalledTraining()
+    assert rule.check({"rate_observation": GUESSING}).status == "inconclusive"
+    longer = LongerRun(run=run(1.0, 0.67, start=0.7), predictions=predictions(0.67))
+    outcome = rule.check({"rate_observation": GUESSING, "rate_longer": longer})
+    assert outcome.status == "failed"
+    assert "100 times that rate holds and gains 0.44" in outcome.findings[0].message
+    better = LongerRun(run=run(1.0, 0.6, start=0.7), predictions=predictions(0.6))
+    assert rule.check({"rate_observation": GUESSING, "rate_longer": better}).status == "passed"
+
+
+def test_ten_times_the_rate_is_a_matter_of_taste() -> None:
+    measured = replace(GUESSING, runs=(run(1.0, 0.68, start=0.7), run(10.0, 0.2, start=0.7)))
+    assert StalledTraining().check({"rate_observation": measured}).status == "passed"
+
+
+def test_steps_of_the_rates_own_size_that_change_the_weights_are_no_stall() -> None:
+    measured = replace(FIRES["at once"], normalised=True)
+    outcome = StalledTraining().check({"rate_observation": measured})
+    assert [f.severity for f in outcome.findings] == ["info"]
+    own = run(1.0, 2.3, update_ratio=1e-6)
+    tiny = replace(measured, runs=(own, run(10.0, 0.1)))
+    longer = LongerRun(run=own)
+    assert StalledTraining().check({"rate_observation": tiny, "rate_longer": longer}).status == "failed"
+
+
+def one_batch(own: float, larger: float, prior: float = 0.5) -> Overfit:
+    facts = {"before": 0.5, "midway": 0.5, "steps": 200, "prior": prior}
+    return Overfit(
+        runs=(
+            OneBatch(factor=1000.0, lr=100.0, after=larger, data_loss=larger, **facts),
+            OneBatch(factor=1.0, lr=0.1, after=own, data_loss=own, **facts),
+        )
+    )
+
+
+def test_one_batch_decides_where_no_short_run_learns() -> None:
+    measured = observed(run(1.0, 0.5, start=0.5), run(10.0, 0.5, start=0.5), run(100.0, 0.49, start=0.5), low=100.0)
+    rule = StalledTraining()
+    outcome = rule.check({"rate_observation": measured, "overfit": one_batch(0.4999, 0.25)})
+    assert outcome.findings[0].message == (
+        "at lr 0.1 one batch is not learnt in 200 steps: loss 0.5 -> 0.4999; 1e+03 times that rate reaches 0.25"
+    )
+    assert rule.check({"rate_observation": measured, "overfit": one_batch(0.4, 0.25)}).status == "passed"
+    assert rule.check({"rate_observation": measured, "overfit": one_batch(0.4999, 0.49)}).status == "passed"
+    assert rule.check({"rate_observation": measured, "overfit": one_batch(0.4999, 0.1, math.nan)}).status == "failed"
+    assert rule.check({"rate_observation": measured, "overfit": one_batch(0.3, 0.1, math.nan)}).status == "passed"
