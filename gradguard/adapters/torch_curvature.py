@@ -34,7 +34,7 @@ class TorchCurvature:
         self.loss = loss
         self.optimizer = optimizer
         self.parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
-        self.sizes = [p.numel() for p in self.parameters]
+        self.sizes = [_real(p).numel() for p in self.parameters]
         self.size = sum(self.sizes)
         self.gradients = 0
         self.path, self.reason = "double backward", ""
@@ -146,7 +146,8 @@ class TorchCurvature:
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
         before = [p.detach().clone() for p in parameters]
         for parameter, piece in zip(parameters, self._split(gradient), strict=True):
-            parameter.grad = piece.to(parameter)
+            given = piece.to(parameter)
+            parameter.grad = given.to_sparse(1) if isinstance(optimizer, torch.optim.SparseAdam) else given
         optimizer.step()
         return self._join([p.detach() - b for p, b in zip(parameters, before, strict=True)])
 
@@ -172,8 +173,8 @@ class TorchCurvature:
             for parameter in group["params"]:
                 if not parameter.requires_grad:
                     continue
-                scale = denominator(optimizer, group, optimizer.state.get(parameter, {})) if facts.rule else 1.0
-                root = torch.full_like(parameter, facts.unit, dtype=_work(parameter)) / scale
+                scale = denominator(optimizer, group, _real_state(optimizer.state.get(parameter, {}))) if facts.rule else 1.0
+                root = torch.full_like(_real(parameter), facts.unit, dtype=_work(parameter)) / scale
                 if isinstance(scale, torch.Tensor) and "eps" in group:
                     root[scale <= 1.0001 * group["eps"]] = 0.0
                 roots.append(root.clamp_(0, torch.finfo(root.dtype).max).sqrt_())
@@ -242,15 +243,18 @@ class TorchCurvature:
             return torch.autograd.grad(value, self.parameters, create_graph=create_graph, allow_unused=True)
 
     def _split(self, vector: Vector) -> list[torch.Tensor]:
+        """Pieces of each parameter's shape; complex where it is."""
+        pieces = zip(self.parameters, torch.split(vector, self.sizes), strict=True)
         return [
-            piece.view(p.shape).to(p.device) for p, piece in zip(self.parameters, torch.split(vector, self.sizes), strict=True)
+            torch.view_as_complex(piece.view(*p.shape, 2)).to(p.device) if p.is_complex() else piece.view(p.shape).to(p.device)
+            for p, piece in pieces
         ]
 
     def _join(self, pieces: Sequence[torch.Tensor]) -> Vector:
         if not pieces:
             return torch.zeros(0)
         device, kind = pieces[0].device, _work(pieces[0])
-        return torch.cat([piece.reshape(-1).to(device=device, dtype=kind) for piece in pieces])
+        return torch.cat([_real(piece).reshape(-1).to(device=device, dtype=kind) for piece in pieces])
 
 
 def _rate_group(optimizer: torch.optim.Optimizer, index: int) -> RateGroup:
@@ -265,7 +269,17 @@ def _rate_group(optimizer: torch.optim.Optimizer, index: int) -> RateGroup:
 
 
 def _work(tensor: torch.Tensor) -> torch.dtype:
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+    return torch.float64 if tensor.dtype in (torch.float64, torch.complex128) else torch.float32
+
+
+def _real(tensor: torch.Tensor) -> torch.Tensor:
+    """Dense and real: a complex entry is two, as in the optimizers of torch, and its gradient dL/dRe + i dL/dIm."""
+    dense = tensor if tensor.layout == torch.strided else tensor.to_dense()
+    return torch.view_as_real(dense.resolve_conj()) if dense.is_complex() else dense
+
+
+def _real_state(state: dict[str, Any]) -> dict[str, Any]:
+    return {key: _real(value) if isinstance(value, torch.Tensor) and value.is_complex() else value for key, value in state.items()}
 
 
 def _first_line(error: BaseException) -> str:

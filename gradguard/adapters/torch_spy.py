@@ -28,8 +28,12 @@ KEPT_CALLS = 512
 
 
 def unseen() -> bool:
-    """Code is being compiled, or a backward pass calls a module again (activation checkpointing)."""
-    return torch.compiler.is_compiling() or torch._C._current_graph_task_id() != -1
+    """Code is being compiled, a backward pass calls a module again (activation checkpointing), or ``torch.func`` transforms it.
+
+    What a module is given inside of ``vmap``, ``grad`` or ``jacrev`` has no values that last beyond the transform.
+    """
+    transformed = torch._C._functorch.peek_interpreter_stack() is not None
+    return transformed or torch.compiler.is_compiling() or torch._C._current_graph_task_id() != -1
 
 
 def first_tensor(value: Any) -> torch.Tensor | None:

@@ -264,6 +264,12 @@ class TorchTraining:
                 where=type(scenario.model).__name__,
                 todo="give a model that can be trained",
             )
+        if any(isinstance(module, torch.jit.ScriptModule) for module in scenario.model.modules()):
+            raise UsageError(
+                "a torch.jit module is not trained on a copy: its copies compute with the original's parameters",
+                where=type(scenario.model).__name__,
+                todo="give the module that it was made from; select the gradient rules (GG1) to check this one",
+            )
         self._check_optimizer(scenario.optimizer)
         with preserved_rng(settings.seed), preserved_generators(scenario.batches):
             read = read_batches(scenario.batches, settings.steps)

@@ -24,6 +24,9 @@ LEAST_PRODUCTS = 20
 DISAGREEMENT = 0.3
 """Double backward is left where converged differences of gradients disagree with it by more than this part."""
 
+_REFUSED = (TypeError, RuntimeError, AttributeError)
+"""What an optimizer raises whose step needs more than gradients."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class GroupCurvature:
@@ -77,7 +80,10 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
     for batch in range(min(problem.plan.curvature_batches, problem.training.batch_count)):
         point = problem.point(batch=batch, warm_steps=warm, rate_scale=scale, seed=settings.seed)
         if warm:
-            point.settle()
+            try:
+                point.settle()
+            except _REFUSED as error:
+                return Unavailable(wanted=Curvature.name, reason=f"the optimizer's step cannot be taken alone: {error}")
         found.append(spectrum_of(point, settings))
         points.append(point)
         if math.isnan(found[0].largest.value):
@@ -86,7 +92,7 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
     point, spectrum = points[sharpest], found[sharpest]
     try:
         response = point.response()
-    except TypeError as error:  # a step that needs a closure, as L-BFGS: it is many evaluations, and no linear iteration
+    except _REFUSED as error:  # a step that needs a closure, as L-BFGS: it is many evaluations, and no linear iteration
         return Unavailable(wanted=Curvature.name, reason=f"the optimizer's step cannot be taken alone: {error}")
     clipped = 1.0
     if problem.plan.clip is not None and all(g.rule is not None for g in point.groups) and not warm:
