@@ -279,7 +279,7 @@ def _real(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _real_state(state: dict[str, Any]) -> dict[str, Any]:
-    return {key: _real(value) if isinstance(value, torch.Tensor) and value.is_complex() else value for key, value in state.items()}
+    return {key: _real(v) if isinstance(v, torch.Tensor) and v.is_complex() else v for key, v in state.items()}
 
 
 def _first_line(error: BaseException) -> str:
