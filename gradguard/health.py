@@ -34,7 +34,7 @@ def health_rules(
 ) -> list[Rule]:
     """The selected rules that judge training health, with their options."""
     chosen = set(select_rules(select))
-    codes = [code for code in sorted(RULES) if code in chosen and (code.startswith(HEALTH) or code == "GG901")]
+    codes = [code for code in sorted(RULES) if code in chosen and (code.startswith(HEALTH) or code in ("GG102", "GG901"))]
     return build_rules(codes, limits or {})
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 from gradguard.adapters.base import Problem, Settings
-from gradguard.adapters.training_base import OptimizerFacts, ParameterFacts, Trace, Trainable
+from gradguard.adapters.training_base import OptimizerFacts, ParameterFacts, StepFacts, Trace, Trainable
 from gradguard.finding import Table
 from gradguard.measurements.base import Evidence, Measurement, Unavailable
 
-__all__ = ["COMPARED", "TrainingRun", "curve", "measure"]
+__all__ = ["COMPARED", "TrainingRun", "curve", "measure", "nonfinite_step", "overflowed"]
 
 COMPARED = 8
 """Batches whose loss is taken before the first and after the last step."""
+OVERFLOW = 1e3
+"""A loss that grew by this factor before a gradient was not finite was diverging already."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +41,21 @@ class TrainingRun(Measurement):
     def tables(self) -> dict[str, Table]:
         """The table ``curve``."""
         return {"curve": curve(self.trace)}
+
+
+def nonfinite_step(run: TrainingRun) -> tuple[StepFacts, list[str]] | None:
+    """The first step with a gradient that is not finite although its loss is, and the blocks concerned; None without one."""
+    wrong = run.trace.gradient == math.inf
+    index = next((i for i, row in enumerate(wrong) if row.any()), None)
+    if index is None or not math.isfinite(run.trace.steps[index].loss):
+        return None
+    return run.trace.steps[index], [name for name, bad in zip(run.trace.blocks, wrong[index], strict=True) if bad]
+
+
+def overflowed(run: TrainingRun, step: StepFacts) -> bool:
+    """The loss of that step is out of all proportion to that of the first ones: the run diverged before."""
+    first = [abs(loss) for loss in run.trace.losses[:4] if math.isfinite(loss)]
+    return step.step > 0 and bool(first) and abs(step.loss) > OVERFLOW * max(min(first), 1e-12)
 
 
 def curve(trace: Trace) -> Table:

@@ -7,15 +7,13 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from gradguard.adapters.observing_base import ModuleFacts
 from gradguard.finding import Finding, Outcome
 from gradguard.measurements.base import Evidence, the
 from gradguard.measurements.flow import Flow
 from gradguard.measurements.passes import Passes
 from gradguard.measurements.progress import Progress, progress
-from gradguard.measurements.training_run import TrainingRun
+from gradguard.measurements.training_run import TrainingRun, nonfinite_step, overflowed
 from gradguard.rules.base import Rule
 
 __all__ = ["ExplodingGradient"]
@@ -126,26 +124,26 @@ class ExplodingGradient(Rule):
         return None
 
     def _nonfinite(self, run: TrainingRun | None) -> Finding | None:
-        if run is None or not run.trace.steps:
+        found = nonfinite_step(run) if run is not None else None
+        if run is None or found is None:
             return None
-        wrong = np.isinf(run.trace.gradient)
-        index = next((i for i, row in enumerate(wrong) if row.any()), None)
-        if index is None or not math.isfinite(run.trace.steps[index].loss):
-            return None
-        last, bad = run.trace.steps[index], wrong[index]
-        names = [run.trace.blocks[i] for i in np.flatnonzero(bad)]
-        block = names[-1]
+        last, names = found
+        block, total, large = names[-1], len(run.trace.blocks), overflowed(run, last)
         return self.finding(
             f"the gradient of {block} is not finite at step {last.step}, although the loss is ({last.loss:.4g})",
             module=block.rpartition(".")[0],
             location=block,
             step=last.step,
             count=len(names),
-            total=len(bad),
-            pattern="not finite",
-            evidence=f"{len(names)} of {len(bad)} blocks: {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}",
-            likely="the derivative of a root, norm or power at 0, or a where() whose other branch is not finite",
-            hint="add a small constant inside the root or norm; make the branch that is not taken finite",
+            total=total,
+            pattern="overflow" if large else "not finite",
+            evidence=f"{len(names)} of {total} blocks: {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}",
+            likely="steps that made the loss grow until numbers overflow"
+            if large
+            else "the derivative of a root, norm or power at 0, or a where() whose other branch is not finite",
+            hint="a lower learning rate, or standardised data"
+            if large
+            else "add a small constant inside the root or norm; make the branch that is not taken finite",
         )
 
 

@@ -22,13 +22,19 @@ CAUSES: dict[str, tuple[str, ...]] = {
     "GG103": ("GG104", "GG102"),
     "GG113": ("GG104",),
     "GG902": ("GG104",),
-    "GG201": ("GG501", "GG206", "GG303", "GG302", "GG401", "GG502"),
-    "GG202": ("GG501", "GG302", "GG502", "GG401"),
-    "GG204": ("GG501", "GG206", "GG303", "GG201", "GG205", "GG302", "GG502", "GG401", "GG301", "GG202", "GG403", "GG406"),
+    "GG201": ("GG501", "GG206", "GG303", "GG404/sum", "GG302/at birth", "GG502", "GG401", "GG302"),
+    "GG202": ("GG501", "GG404/sum", "GG302/at birth", "GG502", "GG401", "GG302"),
+    "GG204": (
+        "GG501", "GG206", "GG303", "GG201", "GG205", "GG404/sum", "GG302/at birth", "GG502", "GG401", "GG302", "GG301", "GG202",
+        "GG403", "GG406",
+    ),
+    "GG302": ("GG502",),
+    "GG302/not finite": ("GG102",),
+    "GG302/overflow": ("GG406/ascent", "GG404/sum", "GG302/at birth", "GG502", "GG401"),
     "GG301": ("GG501", "GG206", "GG303", "GG201", "GG502"),
     "GG303": ("GG206", "GG201", "GG501"),
-    "GG401": ("GG501", "GG404", "GG502"),
-    "GG402": ("GG203", "GG401", "GG404", "GG304"),
+    "GG401": ("GG102", "GG501", "GG406/ascent", "GG404", "GG302/at birth", "GG302/time", "GG502"),
+    "GG402": ("GG102", "GG203", "GG406/ascent", "GG401", "GG404", "GG304"),
     "GG403": ("GG501", "GG206", "GG303", "GG201", "GG301", "GG202"),
     "GG404": ("GG203", "GG501", "GG502"),
     "GG405": (
@@ -54,6 +60,7 @@ CAUSES: dict[str, tuple[str, ...]] = {
         "GG304",
         "GG205",
         "GG201",
+        "GG404/sum",
         "GG302",
         "GG502",
         "GG401",
@@ -62,9 +69,10 @@ CAUSES: dict[str, tuple[str, ...]] = {
         "GG207",
         "GG403",
     ),
+    "GG406/ascent": ("GG203", "GG501"),
     "GG502": ("GG501",),
 }
-"""Which findings explain which; the first one found is the root."""
+"""Which findings explain which; the first one found is the root. ``CODE/pattern`` is a finding with that pattern."""
 
 RANK = {"error": 0, "warning": 1, "info": 2}
 
@@ -85,10 +93,13 @@ def triage(findings: Iterable[Finding]) -> tuple[Finding, ...]:
 
 
 def _cause(finding: Finding, found: list[Finding]) -> str:
-    for code in CAUSES.get(finding.code, ()):
+    for cause in CAUSES.get(f"{finding.code}/{finding.pattern}", CAUSES.get(finding.code, ())):
+        code, _, pattern = cause.partition("/")
         for other in found:
+            if other.code != code or pattern not in ("", other.pattern):
+                continue
             same_place = not other.block or other.block == finding.block
             severe = RANK[other.severity] <= RANK[finding.severity]
-            if other.code == code and other.scenario == finding.scenario and same_place and severe:
+            if other.scenario == finding.scenario and same_place and severe:
                 return other.fingerprint
     return ""

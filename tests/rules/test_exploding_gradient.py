@@ -7,6 +7,7 @@ import pytest
 
 from gradguard.adapters.observing_base import TimeFlow
 from gradguard.rules.exploding_gradient import ExplodingGradient
+from gradguard.rules.nonfinite_gradient import NonfiniteGradient
 from tests.rules.health_evidence import BLOCKS, FAILS, WORKS, evidence, module, outputs, passes, run, severities
 
 
@@ -47,3 +48,14 @@ def test_a_gradient_that_is_not_finite_names_its_block() -> None:
     (finding,) = outcome.findings
     assert finding.severity == "error"
     assert finding.location == "fc2.weight"
+
+
+@pytest.mark.parametrize(("losses", "pattern", "wrong"), [((0.7, 0.6), "not finite", ["GG102"]), ((0.7, 1e20), "overflow", [])])
+def test_a_gradient_that_is_not_finite_is_no_singular_point_where_the_loss_had_grown(
+    losses: tuple[float, float], pattern: str, wrong: list[str]
+) -> None:
+    gradient = np.ones((300, 3))
+    gradient[-1] = np.inf
+    measured = evidence(passes(), run(losses, gradient=gradient, stopped="a gradient is not finite at step 299"))
+    assert [f.pattern for f in ExplodingGradient().check(measured).findings] == [pattern]
+    assert [f.code for f in NonfiniteGradient().check(measured).findings] == wrong
