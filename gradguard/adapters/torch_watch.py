@@ -205,8 +205,10 @@ class TorchWatch:
                 self._finite_loss = math.isfinite(float(value))
                 if not self._finite_loss and not self.settled:
                     self._safely(self._find_nonfinite, None)
-                elif self._finite_loss and self.nonfinite is not None and self._only_gradient(self.nonfinite):
-                    self.nonfinite = None  # as where the loss is recorded before the step: GG302 names the blocks
+                elif self.nonfinite is not None and self._only_gradient(self.nonfinite):
+                    # as where the loss is recorded before the step: it is the loss, or GG302 names the blocks
+                    loss_is = replace(self.nonfinite, where="loss", module="", before=self.looks.order()[-3:])
+                    self.nonfinite = None if self._finite_loss else loss_is
         self._safely(self.recorded.add, loss, output, labels)
 
     # what was seen
