@@ -81,14 +81,20 @@ class CutMode(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         if "fake_quant" in getattr(func, "__name__", "") and isinstance(result, torch.Tensor) and result.requires_grad:
             return self._straight_through(args[0], result)
+        if func is torch.autograd.grad and isinstance(result, tuple):  # without create_graph: as if detached (first-order MAML)
+            return tuple(self._cut(one, "autograd.grad") if _loose(one) else one for one in result)
         if not self._leaves_graph(func, args, kwargs, result):
-            return result
-        location = _user_line()
-        if location is None:
             return result
         operation = getattr(func, "__name__", str(func))
         if operation == "__get__":
             operation = getattr(getattr(func, "__self__", None), "__name__", "attribute")
+        return self._cut(result, operation)
+
+    def _cut(self, result: Any, operation: str) -> Any:
+        """The value that has left the graph, or the one that is held in its place."""
+        location = _user_line()
+        if location is None:
+            return result
         position = len(self.moments)
         if self.replay is not None and position < len(self.replay):
             kept = self.replay[position]
@@ -117,7 +123,7 @@ class CutMode(TorchFunctionMode):
     @staticmethod
     def _leaves_graph(func: Callable[..., Any], args: Any, kwargs: Any, result: Any) -> bool:
         if isinstance(result, torch.Tensor):
-            if result.requires_grad or not differentiable(result) or not result.numel():
+            if not _loose(result):
                 return False
         elif type(result) is not float:
             return False
@@ -128,6 +134,11 @@ class CutMode(TorchFunctionMode):
         return any(isinstance(v, torch.Tensor) and v.requires_grad for v in given)
 
 
+def _loose(value: Any) -> bool:
+    """Whether a tensor could carry a gradient, and has none."""
+    return isinstance(value, torch.Tensor) and not value.requires_grad and differentiable(value) and bool(value.numel())
+
+
 def _alike(a: Any, b: Any) -> bool:
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
         return a.shape == b.shape and a.dtype == b.dtype
@@ -136,7 +147,7 @@ def _alike(a: Any, b: Any) -> bool:
 
 def _user_line() -> str | None:
     """``file:line`` of the user's code on the stack; None inside a custom autograd Function."""
-    frame: FrameType | None = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(3)
     line: str | None = None
     while frame is not None:
         path = frame.f_code.co_filename

@@ -85,3 +85,18 @@ def test_a_gradient_that_cancels_to_rounding_is_no_nonlinear_backward() -> None:
     model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 1))
     report = gg.audit(gg.Scenario(model, [torch.randn(64, 5)], cox), select="GG1")
     assert not report.errors, str(report)
+
+
+@pytest.mark.parametrize("second_order", [True, False], ids=["MAML", "first-order MAML"])
+def test_an_inner_step_without_its_graph_is_a_cut_that_is_named(second_order: bool) -> None:
+    def adapted(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+        weights = dict(model.named_parameters())
+        inner = torch.func.functional_call(model, weights, (batch,)).square().mean()
+        slopes = torch.autograd.grad(inner, list(weights.values()), create_graph=second_order)
+        moved = {name: w - 0.1 * g for (name, w), g in zip(weights.items(), slopes, strict=True)}
+        return torch.func.functional_call(model, moved, (batch.flip(0),)).sin().mean()
+
+    report = gg.audit(scenario(adapted, nn.Tanh()), select="GG1")
+    assert not report.errors, str(report)
+    assert [f.code for f in report.findings] == ([] if second_order else ["GG113"])
+    assert second_order or "autograd.grad" in report.findings[0].location
