@@ -160,6 +160,8 @@ class OutputFacts:
     below_minus_one: float = float("nan")
     uneven_rows: float = float("nan")
     """The share of rows of several labels that do not sum to 1, as the outputs of a softmax do."""
+    constant_label: float | None = None
+    """The class (or the binary label) that all labels are; None where they differ or are not known."""
     normalised: bool | None = None
     """Predictions of a likelihood are logarithms of probabilities that sum to 1; None where they need not be."""
     source: str = ""

@@ -131,9 +131,18 @@ class Outputs:
             below_zero=share(flat, lambda v: v < -0.05),
             below_minus_one=share(flat, lambda v: v < -1.05),
             uneven_rows=share(np.concatenate(self.sums) if self.sums else None, lambda v: np.abs(v - 1) > 0.05),
+            constant_label=self._constant_label(flat),
             normalised=self.normalised,
             source="declared" if self.declared else self.source,
         )
+
+    def _constant_label(self, flat: NDArray[np.float64] | None) -> float | None:
+        """The one label of a classification, where there is only one."""
+        if self.kind == "cross_entropy":
+            return float(next(iter(self.classes))) if len(self.classes) == 1 else None
+        if self.kind == "bce" and flat is not None and flat.size and flat.min() == flat.max() and flat[0] in (0.0, 1.0):
+            return float(flat[0])
+        return None
 
     def _prior(self) -> float:
         """The loss of guessing the labels' distribution: entropy, variance, or mean absolute deviation from the median."""

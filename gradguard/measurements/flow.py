@@ -33,6 +33,8 @@ class LayerFlow:
     grad_late: float
     weight: float
     update_ratio: float
+    shrunk: float = 1.0
+    """||w|| in the last half of the run, relative to the first step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +109,7 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
                 grad_start=first(trace.gradient[:, i]),
                 grad_late=mean(trace.gradient[half:, i]),
                 weight=mean(weight),
+                shrunk=mean(weight[half:]) / weight[0] if weight[0] > 0 else 1.0,
                 update_ratio=float(np.median(ratio[np.isfinite(ratio)])) if np.isfinite(ratio).any() else math.nan,
             )
         )

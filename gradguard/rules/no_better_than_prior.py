@@ -7,9 +7,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from gradguard.finding import Outcome
+from gradguard.adapters.observing_base import OutputFacts
+from gradguard.finding import Finding, Outcome
 from gradguard.measurements.base import Evidence, the
 from gradguard.measurements.long_run import LongRun
+from gradguard.measurements.passes import Passes
 from gradguard.measurements.progress import progress
 from gradguard.measurements.training_run import TrainingRun
 from gradguard.rules.base import Rule
@@ -24,7 +26,8 @@ class NoBetterThanPrior(Rule):
     What it does:
         Compares the loss of the predictions alone (without penalties) with that of the best constant guess: the entropy of
         the labels, or their variance. It is an error only where a longer run has stopped making progress although the
-        weights moved: training has ended, and nothing was learned.
+        weights moved: training has ended, and nothing was learned. Labels of a classification that are all the same are an
+        error at once: guessing that class is all that there is to learn.
 
     Why is this bad:
         The model has learned the average of the labels and nothing of the inputs.
@@ -38,6 +41,8 @@ class NoBetterThanPrior(Rule):
 
     Options:
         movement: median over blocks of ||w_T - w_0|| / ||w_0|| below which training has not really begun.
+        samples: labels of a classification that are all the same class, from this many on.
+        rare: the same, where all of two classes' labels are 0: the other may be rare.
 
     References:
         Karpathy 2019, A recipe for training neural networks ("verify loss at init", "input-independent baseline").
@@ -48,11 +53,18 @@ class NoBetterThanPrior(Rule):
     needs: ClassVar[tuple[str, ...]] = ("training_run", "passes")
 
     movement: float = 2e-3
+    samples: int = 64
+    rare: int = 256
 
     def judge(self, evidence: Evidence) -> Outcome:
         """At most one finding."""
-        run, longer = the(evidence, TrainingRun), the(evidence, LongRun)
+        run, longer, passes = the(evidence, TrainingRun), the(evidence, LongRun), the(evidence, Passes)
         consequence = progress(evidence)
+        outputs = passes.start.outputs
+        if outputs is not None and outputs.constant_label is not None and run.objective == "supervised":
+            found = self._constant(outputs)
+            if found is not None:
+                return self.outcome([found])
         if consequence.worse:
             ascent = self.finding(
                 f"the loss falls while the predictions get worse: {consequence.data_loss:.4g}, "
@@ -97,3 +109,18 @@ class NoBetterThanPrior(Rule):
             hint="check a few pairs of input and label by hand; lower the penalty",
         )
         return self.outcome([finding])
+
+    def _constant(self, outputs: OutputFacts) -> Finding | None:
+        two = outputs.kind == "bce" or outputs.width == 2
+        enough = self.rare if two and outputs.constant_label == 0 else self.samples
+        if outputs.samples < enough or outputs.constant_label is None:
+            return None
+        return self.finding(
+            f"all labels of {outputs.samples} samples are {outputs.constant_label:g}: nothing of the inputs can be learned",
+            observed=0.0,
+            total=outputs.samples,
+            pattern="constant labels",
+            evidence="guessing that class gives a loss of 0",
+            likely="labels that were lost or overwritten, or data sorted by class and not shuffled",
+            hint="look at the labels; shuffle the data (objective= where a constant label is meant, as in a GAN)",
+        )

@@ -22,11 +22,11 @@ CAUSES: dict[str, tuple[str, ...]] = {
     "GG103": ("GG104", "GG102"),
     "GG113": ("GG104",),
     "GG902": ("GG104",),
-    "GG201": ("GG501", "GG206", "GG303", "GG404/sum", "GG302/at birth", "GG502", "GG401", "GG302"),
+    "GG201": ("GG501", "GG206", "GG404/sum", "GG302/at birth", "GG502", "GG401", "GG302", "GG207/one choice"),
     "GG202": ("GG501", "GG404/sum", "GG302/at birth", "GG502", "GG401", "GG302"),
     "GG204": (
         "GG501", "GG206", "GG303", "GG201", "GG205", "GG404/sum", "GG302/at birth", "GG502", "GG401", "GG302", "GG301", "GG202",
-        "GG403", "GG406",
+        "GG207/one choice", "GG403", "GG406",
     ),
     "GG302": ("GG502",),
     "GG302/not finite": ("GG102",),

@@ -83,6 +83,7 @@ class UnusedCapacity(Rule):
                     count=size - used,
                     total=size,
                     step=steps,
+                    pattern="one choice" if one else "few choices",
                     evidence=f"perplexity {perplexity:.3g} over {int(total)} choices after {steps} steps",
                     likely="a collapsed codebook" if facts.kind == "codes" else "a router that sends everything to one expert",
                     hint="restart dead codes, initialise from data"

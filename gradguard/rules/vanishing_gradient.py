@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from gradguard.adapters.observing_base import TimeFlow
 from gradguard.finding import Finding, Outcome
 from gradguard.measurements.base import Evidence, the
@@ -35,13 +37,15 @@ class VanishingGradient(Rule):
 
     When it is healthy:
         Exact zeros at the first step (residual branches, heads and LoRA's B that start at 0). A trained model whose loss
-        has fallen. Healthy ratios seen begin at 0.01, healthy growth ends at 2.2 per layer.
+        has fallen. Weights that a penalty drives to 0, which GG406 names. Healthy ratios seen begin at 0.01, healthy growth
+        ends at 2.2 per layer.
 
     Options:
         ratio: along depth.
         growth: factor per layer towards the output, which over few layers says the same (with a ratio below 100 times the
             limit).
         time_ratio: along time.
+        shrunk: median over matrices of ||w|| late to first: below it, the gradient went with the weights.
 
     References:
         Glorot & Bengio 2010; Hochreiter et al. 2001, Gradient flow in recurrent nets.
@@ -55,12 +59,14 @@ class VanishingGradient(Rule):
     ratio: float = 1e-4
     growth: float = 8.0
     time_ratio: float = 1e-6
+    shrunk: float = 0.1
 
     def judge(self, evidence: Evidence) -> Outcome:
         """At most one finding for depth, and one for each recurrent layer."""
         flow, passes = the(evidence, Flow), the(evidence, Passes)
         consequence = progress(evidence)
-        severity = "error" if consequence.verdict == "fails" else "info"
+        shrunk = float(np.median([f.shrunk for f in flow.layers])) if flow.layers else 1.0
+        severity = "error" if consequence.verdict == "fails" and shrunk > self.shrunk else "info"
         findings: list[Finding] = []
         layers = [f for f in flow.layers if math.isfinite(f.late) and f.weight > 0 and not (f.start == 0 and f.late == 0)]
         worst, margin = self._worst(layers), None

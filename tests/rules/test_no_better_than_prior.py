@@ -43,3 +43,20 @@ def test_a_longer_run_is_asked_for_first() -> None:
 def test_a_loss_that_falls_while_predictions_get_worse_has_the_wrong_sign() -> None:
     outcome = NoBetterThanPrior().check(evidence(run((-2.3, -50.0), 50), passes(loss=50.0)))
     assert outcome.findings[0].pattern == "ascent"
+
+
+@pytest.mark.parametrize(
+    ("columns", "objective", "status"),
+    [
+        ({"constant_label": 2.0}, "supervised", "failed"),
+        ({"constant_label": 2.0, "samples": 16}, "supervised", "passed"),  # one small batch says little
+        ({"constant_label": 1.0, "kind": "bce", "width": 1}, "supervised", "failed"),
+        ({"constant_label": 0.0, "kind": "bce", "width": 1}, "supervised", "passed"),  # the other class may be rare
+        ({"constant_label": 0.0, "kind": "bce", "width": 1, "samples": 640}, "supervised", "failed"),
+        ({"constant_label": 1.0, "kind": "bce", "width": 1}, "adversarial", "skipped"),
+        ({"constant_label": None}, "supervised", "passed"),
+    ],
+)
+def test_labels_that_are_all_the_same(columns: dict[str, Any], objective: str, status: str) -> None:
+    looks = passes({"outputs": outputs(**columns)}, {"outputs": outputs(**columns)})
+    assert NoBetterThanPrior().check(evidence(run(WORKS, objective=objective), looks)).status == status

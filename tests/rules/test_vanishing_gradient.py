@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -35,6 +37,12 @@ def test_time(gain: float, losses: tuple[float, float], expected: list[str]) -> 
         severities(VanishingGradient().check(evidence(flow(1.0, 1.0, 1.0), run(losses), passes(time, loss=losses[1]))))
         == expected
     )
+
+
+def test_weights_that_a_penalty_drives_to_zero_take_the_gradient_with_them() -> None:
+    layers = flow(*SIGMOIDS)
+    layers = replace(layers, layers=tuple(replace(f, shrunk=1e-3) for f in layers.layers))
+    assert severities(VanishingGradient().check(evidence(layers, run(FAILS), passes(loss=2.3)))) == ["info"]
 
 
 def test_growth_is_the_slope_of_the_logarithm() -> None:
