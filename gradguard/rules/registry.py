@@ -52,6 +52,7 @@ RULES: dict[str, tuple[str, str]] = {
     "GG407": ("width-dependent-scale", "width_dependent_scale:WidthDependentScale"),
     "GG501": ("head-contradicts-loss", "head_contradicts_loss:HeadContradictsLoss"),
     "GG502": ("unscaled-data", "unscaled_data:UnscaledData"),
+    "GG503": ("unscaled-weights", "unscaled_weights:UnscaledWeights"),
     "GG901": ("unused-ignore", "unused_ignore:UnusedIgnore"),
     "GG902": ("vacuous-check", "vacuous_check:VacuousCheck"),
 }

@@ -18,25 +18,30 @@ CAUSES: dict[str, tuple[str, ...]] = {
     "GG107": ("GG106", "GG108"),
     "GG109": ("GG101", "GG105", "GG106"),
     "GG111": ("GG101",),
+    "GG102": ("GG203/output",),
     "GG101": ("GG104", "GG102", "GG106", "GG107", "GG108", "GG113"),
     "GG103": ("GG104", "GG102"),
     "GG113": ("GG104",),
     "GG902": ("GG104",),
-    "GG201": ("GG501", "GG206", "GG404/sum", "GG302/at birth", "GG502", "GG401", "GG302", "GG207/one choice"),
-    "GG202": ("GG501", "GG404/sum", "GG302/at birth", "GG502", "GG401", "GG302"),
+    "GG201": (
+        "GG501", "GG206", "GG404/sum", "GG302/at birth", "GG502", "GG401", "GG302", "GG207/one choice",
+        "GG303/cut", "GG503",
+    ),
+    "GG202": ("GG501", "GG404/sum", "GG302/at birth", "GG502", "GG401", "GG302", "GG503"),
     "GG204": (
         "GG501", "GG206", "GG303", "GG201", "GG205", "GG404/sum", "GG302/at birth", "GG502", "GG401", "GG302", "GG301", "GG202",
-        "GG207/one choice", "GG403", "GG406",
+        "GG207/one choice", "GG403", "GG406", "GG503",
     ),
-    "GG302": ("GG502",),
+    "GG302": ("GG502", "GG503"),
     "GG302/not finite": ("GG102",),
     "GG302/overflow": ("GG406/ascent", "GG404/sum", "GG302/at birth", "GG502", "GG401"),
-    "GG301": ("GG501", "GG206", "GG303", "GG201", "GG502"),
+    "GG301": ("GG501", "GG206", "GG303", "GG201", "GG502", "GG503"),
     "GG303": ("GG206", "GG201", "GG501"),
-    "GG401": ("GG102", "GG501", "GG406/ascent", "GG404", "GG302/at birth", "GG302/time", "GG502"),
+    "GG303/cut": ("GG206", "GG501"),
+    "GG401": ("GG102", "GG501", "GG406/ascent", "GG404", "GG302/at birth", "GG302/time", "GG502", "GG503"),
     "GG402": ("GG102", "GG203", "GG406/ascent", "GG401", "GG404", "GG304"),
-    "GG403": ("GG501", "GG206", "GG303", "GG201", "GG301", "GG202"),
-    "GG404": ("GG203", "GG501", "GG502"),
+    "GG403": ("GG501", "GG206", "GG303", "GG201", "GG301", "GG202", "GG503"),
+    "GG404": ("GG203", "GG501", "GG502", "GG503"),
     "GG405": (
         "GG203",
         "GG501",
@@ -68,6 +73,7 @@ CAUSES: dict[str, tuple[str, ...]] = {
         "GG202",
         "GG207",
         "GG403",
+        "GG503",
     ),
     "GG406/ascent": ("GG203", "GG501"),
     "GG502": ("GG501",),
@@ -98,6 +104,8 @@ def _cause(finding: Finding, found: list[Finding]) -> str:
         for other in found:
             if other.code != code or pattern not in ("", other.pattern):
                 continue
+            if finding.code == "GG102" and (other.step or 0) > (finding.step or 0):
+                continue  # the values became what the gradient had made of the weights
             same_place = not other.block or other.block == finding.block
             severe = RANK[other.severity] <= RANK[finding.severity]
             if other.scenario == finding.scenario and same_place and severe:
