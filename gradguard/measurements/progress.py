@@ -128,8 +128,10 @@ def progress(evidence: Evidence) -> Progress:
         assert outputs is not None
         far = data > 1.2 * prior and steps >= ENOUGH
         return Progress("fails" if enough and (far or not moving) else "unclear", text, **facts)
-    if share >= GOOD_PROGRESS or (share >= LEAST_PROGRESS and fall > 2 * error):
+    if share >= GOOD_PROGRESS:
         return Progress("works", text, **facts)
+    if share >= LEAST_PROGRESS and fall > 2 * error:  # finding the right constant takes a few per cent, and then comes nothing
+        return Progress("fails" if plateau else "works" if enough else "unclear", text, **facts)
     return Progress("fails" if enough and fall <= 2 * error and not moving else "unclear", text, **facts)
 
 
