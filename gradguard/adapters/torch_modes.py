@@ -11,7 +11,7 @@ import torch
 
 from gradguard.adapters.modes_base import ModeFacts
 from gradguard.adapters.torch_buffers import kept_buffers
-from gradguard.adapters.torch_spy import unseen
+from gradguard.adapters.torch_compiled import unseen
 from gradguard.adapters.torch_training import Session, TorchTraining, clean, preserved_rng, untouched
 
 __all__ = ["ModeWatch", "dependent_modules", "modes_of"]

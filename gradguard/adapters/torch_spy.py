@@ -14,26 +14,18 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from gradguard.adapters.observing_base import AttentionFacts, CodeFacts, LayerUnits, ModuleFacts
+from gradguard.adapters.torch_compiled import left_alone, unseen
 from gradguard.adapters.torch_spy_attention import AttentionSums
 from gradguard.adapters.torch_spy_choices import Choices
 from gradguard.adapters.torch_spy_cuts import Cuts, tensors_in
 from gradguard.adapters.torch_spy_units import CONTRACTIONS, ELEMENTWISE, Source, UnitSums
 
-__all__ = ["Spy", "bad_rows", "first_tensor", "unseen"]
+__all__ = ["Spy", "bad_rows", "first_tensor"]
 
 BETWEEN = 64
 """Operations that may stand between an activation of the loop's own and the next part of the model."""
 KEPT_CALLS = 512
 """Outputs kept for one layer that is called again and again."""
-
-
-def unseen() -> bool:
-    """Code is being compiled, a backward pass calls a module again (activation checkpointing), or ``torch.func`` transforms it.
-
-    What a module is given inside of ``vmap``, ``grad`` or ``jacrev`` has no values that last beyond the transform.
-    """
-    transformed = torch._C._functorch.peek_interpreter_stack() is not None
-    return transformed or torch.compiler.is_compiling() or torch._C._current_graph_task_id() != -1
 
 
 def first_tensor(value: Any) -> torch.Tensor | None:
@@ -296,8 +288,10 @@ class Spy(TorchFunctionMode):
             self.attention.dot_product(self.here, args, kwargs)
         elif name == "multi_head_attention_forward":
             self.attention.multi_head(self.here, args, kwargs)
-        elif name in ("argmin", "argmax", "topk"):
+        elif name in ("argmin", "argmax", "topk", "max", "min"):
             self.choices.chosen(name, args, kwargs, result)
+        elif name in ("eq", "__eq__"):
+            self.choices.compared(self.here, args)
         elif name in ("one_hot", "__getitem__", "index_select", "getitem"):
             self.choices.used(name, self.here, args)
 
@@ -367,3 +361,6 @@ def bad_rows(tensor: torch.Tensor) -> tuple[int, ...]:
         return ()
     bad = ~torch.isfinite(tensor.detach().reshape(tensor.shape[0], -1)).all(dim=1)
     return tuple(int(i) for i in bad.nonzero().reshape(-1)[:8])
+
+
+left_alone(Spy.enter, Spy._leave, Spy.__torch_function__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,25 +14,54 @@ from gradguard.adapters.torch_spy_units import address
 
 __all__ = ["Choices"]
 
+HELD = 64
+"""Choices that are remembered at a time."""
+
 
 class Choices:
-    """Results of ``argmin``, ``argmax`` and ``topk`` that later index a table, or become one-hot."""
+    """Results of ``argmin``, ``argmax``, ``max``, ``min`` and ``topk`` that later index a table, become one-hot, or are
+    compared with one number after the other (``index == i`` for each expert)."""
 
     def __init__(self, blocks: Mapping[int, str]) -> None:
         self.blocks = blocks
         self.counts: dict[tuple[str, str], np.ndarray[Any, Any]] = {}
         self.tables: dict[tuple[str, str], str] = {}
         self._sizes: dict[int, int] = {}
+        self._held: deque[torch.Tensor] = deque(maxlen=HELD)  # an address means this storage for as long as it is held
+        self._asked: dict[int, set[int]] = {}
 
     def chosen(self, name: str, args: Any, kwargs: Any, result: Any) -> None:
         """Remember an index, and how many there were to choose from."""
-        if name == "topk":
-            if isinstance(result, tuple) and len(result) == 2:
-                self._sizes[address(result[1])] = int(args[0].shape[-1])
-            return
-        dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
-        if isinstance(dim, int) and isinstance(result, torch.Tensor) and result.ndim >= 1:
+        if isinstance(result, tuple):  # values and indices
+            result = result[1] if len(result) == 2 else None
+        dim = -1 if name == "topk" else kwargs.get("dim", args[1] if len(args) > 1 else None)
+        if isinstance(dim, int) and isinstance(result, torch.Tensor) and result.ndim >= 1 and result.dtype == torch.int64:
+            if len(self._held) == HELD:
+                old = address(self._held[0])
+                self._sizes.pop(old, None)
+                self._asked.pop(old, None)
+            self._held.append(result)
             self._sizes[address(result)] = int(args[0].shape[dim])
+
+    def compared(self, here: str, args: Any) -> None:
+        """Count a remembered index at the second number that it is compared with: it says which expert takes which sample."""
+        if len(args) != 2 or not isinstance(args[0], torch.Tensor) or isinstance(args[1], bool) or not isinstance(args[1], int):
+            return
+        index, place = args[0], address(args[0])
+        size = self._sizes.get(place)
+        if size is None or index.dtype != torch.int64:
+            return
+        asked = self._asked.setdefault(place, set())
+        before = len(asked)
+        asked.add(args[1])
+        if before == 1 and len(asked) == 2:
+            self._count((here, "experts"), index, size)
+
+    def _count(self, key: tuple[str, str], index: torch.Tensor, size: int) -> None:
+        counts = self.counts.setdefault(key, np.zeros(size))
+        found = torch.bincount(index.detach().reshape(-1).cpu(), minlength=size).numpy()
+        if found.shape == counts.shape:
+            counts += found
 
     def used(self, name: str, here: str, args: Any) -> None:
         """Count where a remembered index looks something up."""
@@ -45,11 +75,8 @@ class Choices:
         if table is None and name != "one_hot":
             return
         key = (here, "experts" if name == "one_hot" else "codes")
-        counts = self.counts.setdefault(key, np.zeros(size))
         self.tables[key] = self.blocks.get(id(table), "") if table is not None else ""
-        found = torch.bincount(index.detach().reshape(-1).cpu(), minlength=size).numpy()
-        if found.shape == counts.shape:
-            counts += found
+        self._count(key, index, size)
 
     def facts(self) -> tuple[CodeFacts, ...]:
         """Every table that was looked up by a choice."""

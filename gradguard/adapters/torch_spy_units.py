@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional
 
 from gradguard.adapters.observing_base import LayerUnits
@@ -180,7 +181,8 @@ class UnitSums:
         axis = axis if -z.ndim <= axis < z.ndim else -1
         options = {k: v for k, v in kwargs.items() if k not in ("inplace", "input", "out")}
         more = tuple(a for a in args[1:] if not isinstance(a, bool))
-        with torch.enable_grad():
+        # Hooks of our own: those around the pass (checkpointing counts what it saves) must not see these tensors.
+        with torch.enable_grad(), saved_tensors_hooks(torch.Tensor.detach, torch.Tensor.detach):
             point = z.to(torch.float32).clone().requires_grad_()
             value = ELEMENTWISE[kind](point, *more, **options)
             slope = torch.autograd.grad(value.sum(), point)[0].abs()

@@ -16,6 +16,7 @@ import torch
 
 from gradguard.adapters.base import Counts
 from gradguard.adapters.observing_base import LayerUnits, Look, Nonfinite
+from gradguard.adapters.torch_compiled import compiling, is_compiled, left_alone
 from gradguard.adapters.torch_modes import ModeWatch
 from gradguard.adapters.torch_observe import identical_rows
 from gradguard.adapters.torch_stale import StaleWatch
@@ -62,9 +63,7 @@ class TorchWatch:
         self.notes: tuple[str, ...] = ()
         self.named = [(clean(n), p) for n, p in model.named_parameters() if p.requires_grad]
         self.blocks = tuple(Block(name=n, shape=tuple(p.shape), dtype=str(p.dtype)) for n, p in self.named)
-        self.compiled = any(
-            hasattr(m, "_orig_mod") or getattr(m, "_compiled_call_impl", None) is not None for m in model.modules()
-        )
+        self.compiled = any(is_compiled(module) for module in model.modules())
         if self.compiled:
             self.notes = ("the model is compiled: its units were not looked at",)
         self.steps = Steps(self.named, self.optimizers, every)
@@ -122,6 +121,8 @@ class TorchWatch:
     # steps
 
     def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        if compiling():
+            return
         self._safely(self._begin_step, optimizer, with_closure(args, kwargs))
 
     def _begin_step(self, optimizer: torch.optim.Optimizer, closure: bool) -> None:
@@ -135,6 +136,8 @@ class TorchWatch:
         self._judge_step(optimizer, wrong, new)
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        if compiling():
+            return
         self._safely(self._end_step, optimizer, with_closure(args, kwargs))
 
     def _end_step(self, optimizer: torch.optim.Optimizer, closure: bool) -> None:
@@ -340,3 +343,6 @@ def merged(looks: Sequence[tuple[LayerUnits, ...]]) -> tuple[LayerUnits, ...]:
                 old, samples=n + m, slope=np.maximum(old.slope, u.slope), rms=rms, pruned=old.pruned & u.pruned, **mean
             )
     return tuple(found.values())
+
+
+left_alone(TorchWatch._before_step, TorchWatch._after_step)

@@ -16,8 +16,9 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack,
 from torch.utils._device import DeviceContext
 
 from gradguard.adapters.observing_base import LayerUnits, Look, Nonfinite
+from gradguard.adapters.torch_compiled import is_compiled, left_alone, unseen
 from gradguard.adapters.torch_outputs import Outputs
-from gradguard.adapters.torch_spy import Spy, first_tensor, unseen
+from gradguard.adapters.torch_spy import Spy, first_tensor
 from gradguard.adapters.torch_training import clean
 from gradguard.adapters.torch_watch_peaks import Peaks
 from gradguard.adapters.torch_watch_replay import Call, call_of
@@ -89,8 +90,12 @@ class Looks:
 
     def install(self) -> None:
         """Hooks on every module: which of them the loop calls is not known yet."""
+        hidden = {
+            inner for module in self.model.modules() if is_compiled(module) for inner in module.modules() if inner is not module
+        }
         for module in self.model.modules():
-            self._hook(module)
+            if module not in hidden:
+                self._hook(module)
 
     def remove(self) -> None:
         """Nothing is left."""
@@ -259,3 +264,6 @@ def joined(first: Look, other: Look) -> Look:
         low_precision=first.low_precision or other.low_precision,
         failures=tuple(sorted({*first.failures, *other.failures})),
     )
+
+
+left_alone(Looks._enter, Looks._leave)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from gradguard.adapters.observing_base import LayerUnits
+from gradguard.adapters.torch_compiled import left_alone, unseen
 from gradguard.adapters.torch_spy import first_tensor
 from gradguard.adapters.torch_training import clean
 
@@ -39,7 +40,7 @@ class Peaks:
 
     def _hook(self, path: str, channels: int) -> Any:
         def hook(module: torch.nn.Module, args: Any, output: Any) -> None:
-            if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+            if unseen() or not torch.is_grad_enabled():
                 return
             value = first_tensor(output)
             if value is None or value.ndim < 2 or value.numel() == 0:
@@ -51,6 +52,7 @@ class Peaks:
             old = self.largest.get(path)
             self.largest[path] = peak if old is None else torch.maximum(old, peak)
 
+        left_alone(hook)
         return hook
 
     def alive(self, units: Sequence[LayerUnits]) -> tuple[LayerUnits, ...]:
