@@ -32,6 +32,7 @@ CAUSES: dict[str, tuple[str, ...]] = {
         "GG501", "GG206", "GG303", "GG201", "GG205", "GG404/sum", "GG302/at birth", "GG502", "GG401", "GG302", "GG301", "GG202",
         "GG207/one choice", "GG403", "GG406", "GG503",
     ),
+    "GG205": ("GG503",),
     "GG302": ("GG502", "GG503"),
     "GG302/not finite": ("GG102",),
     "GG302/overflow": ("GG406/ascent", "GG404/sum", "GG302/at birth", "GG502", "GG401"),
@@ -41,7 +42,7 @@ CAUSES: dict[str, tuple[str, ...]] = {
     "GG401": ("GG102", "GG501", "GG406/ascent", "GG404", "GG302/at birth", "GG302/time", "GG502", "GG503"),
     "GG402": ("GG102", "GG203", "GG406/ascent", "GG401", "GG404", "GG304"),
     "GG403": ("GG501", "GG206", "GG303", "GG201", "GG301", "GG202", "GG503"),
-    "GG404": ("GG203", "GG501", "GG502", "GG503"),
+    "GG404": ("GG203", "GG102", "GG501", "GG502", "GG503"),
     "GG405": (
         "GG203",
         "GG501",
