@@ -17,6 +17,7 @@ from gradguard.measurements.base import Measurement, Unavailable
 from gradguard.measurements.modes import Modes
 from gradguard.measurements.passes import Passes
 from gradguard.measurements.training_run import TrainingRun
+from gradguard.measurements.underflow import Underflow
 from gradguard.report import Report
 from gradguard.rules.limits import build_rules, parse_limits
 from gradguard.rules.registry import RULES, select_rules
@@ -78,9 +79,13 @@ class Watch:
             ),
             "passes": Passes(start=start, end=end, path=seen.path, reason=unseen(start, end)),
         }
-        for name in ("leaks", "padding", "underflow", "dependence", "long_run"):
+        for name in ("leaks", "padding", "dependence", "long_run"):
             evidence[name] = Unavailable(wanted=name, reason="a watched loop is not run again: use check_training")
         evidence["modes"] = Modes(facts=seen.modes.facts(), path=seen.path)
+        lost = seen.flushes.lost
+        evidence["underflow"] = (
+            Underflow(lost=lost) if lost else Unavailable(wanted="underflow", reason=f"not measured: {seen.flushes.reason}")
+        )
         if seen.unlooked:
             evidence["units"] = Unavailable(wanted="units", reason=seen.unlooked)
             if not seen.something:

@@ -11,7 +11,7 @@ import torch
 
 from gradguard.adapters.modes_base import ModeFacts
 from gradguard.adapters.torch_buffers import kept_buffers
-from gradguard.adapters.torch_compiled import unseen
+from gradguard.adapters.torch_compiled import left_alone, unseen
 from gradguard.adapters.torch_training import Session, TorchTraining, clean, preserved_rng, untouched
 
 __all__ = ["ModeWatch", "dependent_modules", "modes_of"]
@@ -142,3 +142,6 @@ class ModeWatch:
         """Of the model that most of all was left in eval mode."""
         found = [root.facts() for root in self.roots]
         return max(found, key=lambda f: (f.matters and f.tail > 0, f.train > 0, f.validated, f.tail), default=ModeFacts())
+
+
+left_alone(Root.called)

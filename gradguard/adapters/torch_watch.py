@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from gradguard.adapters.base import Counts
+from gradguard.adapters.nesting import flatten
 from gradguard.adapters.observing_base import LayerUnits, Look, Nonfinite
 from gradguard.adapters.torch_compiled import compiling, is_compiled, left_alone
 from gradguard.adapters.torch_modes import ModeWatch
@@ -25,6 +26,7 @@ from gradguard.adapters.torch_watch_looks import Looks
 from gradguard.adapters.torch_watch_losses import Recorded
 from gradguard.adapters.torch_watch_replay import first_bad
 from gradguard.adapters.torch_watch_steps import Steps
+from gradguard.adapters.torch_watch_underflow import FlushWatch
 from gradguard.adapters.training_base import OptimizerFacts, ParameterFacts, Trace
 from gradguard.blocks import Block
 from gradguard.errors import UsageError
@@ -78,6 +80,9 @@ class TorchWatch:
             steps=lambda: self.steps.count,
         )
         self.looks.on_call = self._called
+        self.flushes = FlushWatch(model, self.named)
+        self.flushes.busy = self.looks.pause
+        self.looks.on_output = self._output
         self.nonfinite: Nonfinite | None = None
         self.settled = False
         """The first thing that was not finite is known; what comes after it is its consequence."""
@@ -95,6 +100,7 @@ class TorchWatch:
                 self._handles.append(optimizer.register_step_pre_hook(self._before_step))
                 self._handles.append(optimizer.register_step_post_hook(self._after_step))
             self._handles.extend(self.stale.install())
+            self.flushes.installed()
             self._handles.extend(self.modes.install())
             self.looks.install()
             yield self
@@ -104,6 +110,7 @@ class TorchWatch:
                 handle.remove()
             self._handles.clear()
             self.stale.forget()
+            self.flushes.forget()
             self.steps.forget()
 
     def _safely(self, see: Callable[..., None], *given: Any) -> None:
@@ -117,6 +124,12 @@ class TorchWatch:
     def _called(self) -> None:
         self.steps.between = True
         self._finite_loss = False
+
+    def _output(self, output: Any) -> None:
+        """What the model returned in a look: its backward pass tells what float16 lost."""
+        made = [t for _, t in flatten(output, "") if isinstance(t, torch.Tensor) and t.requires_grad]
+        if self.looks.float16 and made and (len(made) == 1 or made[0].numel() == 1):
+            self._safely(self.flushes.arm, made[0])
 
     # steps
 
@@ -212,6 +225,8 @@ class TorchWatch:
                     # as where the loss is recorded before the step: it is the loss, or GG302 names the blocks
                     loss_is = replace(self.nonfinite, where="loss", module="", before=self.looks.order()[-3:])
                     self.nonfinite = None if self._finite_loss else loss_is
+            if self.looks.under_way and self.looks.float16:
+                self._safely(self.flushes.arm, loss)
         self._safely(self.recorded.add, loss, output, labels)
 
     # what was seen

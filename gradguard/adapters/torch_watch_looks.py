@@ -73,6 +73,7 @@ class Looks:
         """What the look that just ended saw first of what is not finite."""
         self.calls: list[Call] = []
         self.on_call: Callable[[], None] = lambda: None
+        self.on_output: Callable[[Any], None] = lambda output: None
         self.busy = False
         self.float16 = False
         self._owed = LOOKS
@@ -167,6 +168,15 @@ class Looks:
         """The modules of the latest look, in the order of their return."""
         return tuple(m.path for m in self.last.modules) if self.last is not None else ()
 
+    @property
+    def under_way(self) -> bool:
+        """A look has begun and not ended."""
+        return self._spy is not None
+
+    def pause(self, on: bool) -> None:
+        """Calls are ours, not the loop's."""
+        self.busy = on
+
     # looks
 
     def _begin(self, module: torch.nn.Module, args: Any, kwargs: Any) -> None:
@@ -190,6 +200,8 @@ class Looks:
         if self._spy is not None and module is self.model:
             release(self._spy)
             self._output = first_tensor(output)
+            self.float16 = self.float16 or self._spy.float16
+            self.on_output(output)
 
     def step(self) -> None:
         """An optimizer's step begins."""

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from gradguard.adapters.observing_base import Nonfinite
-from gradguard.adapters.torch_observe import kept_buffers
 from gradguard.adapters.torch_spy import Spy, bad_rows
 from gradguard.adapters.torch_spy_cuts import tensors_in
 from gradguard.adapters.torch_training import clean, preserved_rng
@@ -47,11 +46,21 @@ def detached(value: Any) -> Any:
 
 
 @contextmanager
-def kept_attributes(model: torch.nn.Module) -> Iterator[None]:
-    """What modules keep beside parameters and buffers (counters, caches), restored afterwards."""
+def borrowed(model: torch.nn.Module) -> Iterator[None]:
+    """Calls inside write into copies of the buffers (a graph that waits for its backward may need the originals).
+
+    What modules keep beside parameters and buffers (counters, caches) is restored afterwards, and so are random states.
+    """
+    copies: dict[int, torch.Tensor] = {}
     kept = [(module, dict(vars(module))) for module in model.modules()]
     try:
-        yield
+        for module, attributes in kept:
+            vars(module)["_buffers"] = {
+                name: buffer if buffer is None else copies.setdefault(id(buffer), buffer.detach().clone())
+                for name, buffer in attributes["_buffers"].items()
+            }
+        with preserved_rng():
+            yield
     finally:
         for module, attributes in kept:
             vars(module).clear()
@@ -74,7 +83,7 @@ def first_bad(model: torch.nn.Module, calls: Sequence[Call], batch: int, *, comp
     spy = Spy(model, clean)
     try:
         with ExitStack() as stack:
-            for context in (preserved_rng(), kept_buffers(model), kept_attributes(model), torch.no_grad(), eagerly(compiled)):
+            for context in (borrowed(model), torch.no_grad(), eagerly(compiled)):
                 stack.enter_context(context)
             stack.enter_context(spy.installed())
             for i, call in enumerate(calls):

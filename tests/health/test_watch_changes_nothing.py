@@ -119,7 +119,7 @@ def train(model: nn.Module, forward: Any, optimizer: Any, watch: Any, drawn: dic
         x, y = torch.randn(16, 6, generator=data), torch.randint(0, 3, (16,), generator=data)
 
         def loss_of(x: torch.Tensor = x, y: torch.Tensor = y) -> torch.Tensor:
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=drawn["autocast"]):
+            with torch.autocast("cpu", dtype=drawn["autocast"], enabled=drawn["autocast"] is not None):
                 return functional.cross_entropy(called(model, forward, x).float(), y)
 
         if drawn["optimizer"] == "lbfgs":
@@ -204,7 +204,7 @@ def end_of(drawn: dict[str, Any], watched: bool) -> tuple[list[Any], list[Any]]:
         {
             "model": st.sampled_from(sorted(MODELS)),
             "optimizer": st.sampled_from(sorted(OPTIMIZERS)),
-            "autocast": st.booleans(),
+            "autocast": st.sampled_from([None, torch.bfloat16, torch.float16]),
             "scaler": st.booleans(),
             "parts": st.sampled_from([1, 1, 3]),
             "compiled": st.sampled_from([False] * 9 + [True]),
