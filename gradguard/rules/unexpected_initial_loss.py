@@ -21,13 +21,13 @@ __all__ = ["UnexpectedInitialLoss"]
 
 @dataclass(frozen=True, kw_only=True)
 class UnexpectedInitialLoss(Rule):
-    """The first loss is far from that of a uniform guess, or it is a sum over the batch.
+    """The first loss is not finite, far from that of a uniform guess, or a sum over the batch.
 
     What it does:
         Compares the loss before training with log(classes), the cross-entropy of a uniform guess (log 2 for binary
         cross-entropy), and a batch's loss with those of its halves: a mean is their mean, a sum their sum. Both are
         warnings, and errors where the short run at the user's rate shows a consequence: it blew up, or it is still above
-        the guess at its end.
+        the guess at its end. A loss or a gradient that is not finite before any step is an error: no rate helps.
 
     Why is this bad:
         A loss far above the guess is sure of wrong answers: an initialisation that is too wide, unscaled data, an output
@@ -64,12 +64,23 @@ class UnexpectedInitialLoss(Rule):
         """Both comparisons; consequences from the short run where there is one."""
         first: InitialLoss = the(evidence, InitialLoss)
         observed: RateObservation | None = the(evidence, RateObservation)
+        broken = observed.broken if observed is not None else ""
+        if broken or not math.isfinite(first.loss):
+            return self.outcome([self._broken(broken or f"the mean loss of the first batches is {first.loss}")])
         findings = [*self._sum(first, observed), *self._far(first, observed)]
         known = math.isfinite(first.uniform) and math.isfinite(first.data_loss)
         margin = first.data_loss / (self.factor * first.uniform + 1.0) if known else None
         if not known and first.split is None:
             return Outcome(status="skipped", reason=f"{first.reason}, and the batch cannot be halved")
         return self.outcome(findings, margin=margin, reason="" if known else first.reason)
+
+    def _broken(self, what: str) -> Finding:
+        return self.finding(
+            f"nothing can be trained: {what}",
+            pattern="not finite",
+            likely="a value that is not finite in this data or in a parameter; log(0), 0/0, or overflow",
+            hint="check_training names the first module whose output is not finite",
+        )
 
     def _sum(self, first: InitialLoss, observed: RateObservation | None) -> list[Finding]:
         split = first.split

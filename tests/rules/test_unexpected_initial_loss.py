@@ -39,6 +39,15 @@ def test_far_and_not_repaired_is_an_error() -> None:
     assert judge(first(40.0), rate_observation=repaired).status == "passed"
 
 
+def test_not_finite_before_any_step_is_an_error() -> None:
+    outcome = judge(first(math.nan))
+    assert outcome.status == "failed"
+    broken = observed(run(1.0), broken="the loss of batch 3 is not finite before training")
+    (finding,) = judge(first(2.3), rate_observation=broken).findings
+    assert finding.severity == "error"
+    assert finding.message == "nothing can be trained: the loss of batch 3 is not finite before training"
+
+
 MEAN = SplitLoss(whole=2.3, halves=(2.2, 2.4), samples=64)
 SUM = SplitLoss(whole=147.0, halves=(73.0, 74.0), samples=64)
 ODD = SplitLoss(whole=147.0, halves=(71.0, 72.6666), samples=65)
