@@ -162,6 +162,8 @@ class OutputFacts:
     """The share of rows of several labels that do not sum to 1, as the outputs of a softmax do."""
     constant_label: float | None = None
     """The class (or the binary label) that all labels are; None where they differ or are not known."""
+    row_order: tuple[tuple[int, ...], ...] = ()
+    """The shapes of output and labels where the loss flattens them in different orders; empty where it does not."""
     normalised: bool | None = None
     """Predictions of a likelihood are logarithms of probabilities that sum to 1; None where they need not be."""
     source: str = ""

@@ -13,6 +13,7 @@ from gradguard.adapters.modes_base import ModeFacts
 from gradguard.adapters.observing_base import BatchFacts, Leaks, Look, LossFacts, Nonfinite, TimeFlow
 from gradguard.adapters.padding_base import PaddingFacts
 from gradguard.adapters.torch_buffers import kept_buffers
+from gradguard.adapters.torch_flushed import SCALE, flushed
 from gradguard.adapters.torch_graph import losses_of, predictions_of
 from gradguard.adapters.torch_leaks import leaks_of
 from gradguard.adapters.torch_modes import modes_of
@@ -80,7 +81,7 @@ class TorchHealth(TorchTraining):
                     break
                 if loss.requires_grad:
                     losses = losses or losses_of(loss)
-                    outputs.add(predictions_of(loss, spy.root_output), spy.root_output)
+                    outputs.add(predictions_of(loss, spy.root_output), spy.root_output, batch)
                 self._declared(session, batch, outputs)
                 if index == 0:
                     time = self._time(session, spy, loss)
@@ -205,7 +206,7 @@ class TorchHealth(TorchTraining):
         with untouched(self.scenario.model), preserved_rng(seed), torch.enable_grad():
             session = self.fresh()
             found: list[list[torch.Tensor | None]] = []
-            for scale in (1.0, 1024.0):
+            for scale in (1.0, SCALE):
                 session.zero_grad()
                 torch.manual_seed(seed)
                 with kept_buffers(session.model):
@@ -214,8 +215,7 @@ class TorchHealth(TorchTraining):
         lost = {}
         for (name, _), plain, scaled in zip(session.named, *found, strict=True):
             if plain is not None and scaled is not None and not plain.is_sparse:
-                total = int((scaled != 0).sum())
-                lost[name] = int(((plain == 0) & (scaled != 0)).sum()) / total if total else 0.0
+                lost[name] = flushed(plain, scaled)
         return lost
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from gradguard.adapters.observing_base import OutputFacts
 from gradguard.adapters.torch_graph import Prediction
+from gradguard.adapters.torch_row_order import row_order
 
 __all__ = ["Outputs"]
 
@@ -41,9 +42,12 @@ class Outputs:
         self.source = ""
         self.declared_labels: list[NDArray[np.float64]] = []
         self.sums: list[NDArray[np.float64]] = []
+        self.row_order: tuple[tuple[int, ...], ...] = ()
 
-    def add(self, made: Prediction | None, output: torch.Tensor | None) -> None:
+    def add(self, made: Prediction | None, output: torch.Tensor | None, batch: Any = None) -> None:
         """What one batch's loss saved, or the model's output where it saved nothing."""
+        if made is not None and batch is not None and not self.row_order:
+            self.row_order = row_order(made, output, batch) or ()
         shown = made.predicted if made is not None else output
         if shown is not None and shown.ndim and shown.numel():
             self.width = shown[0].numel()
@@ -132,6 +136,7 @@ class Outputs:
             below_minus_one=share(flat, lambda v: v < -1.05),
             uneven_rows=share(np.concatenate(self.sums) if self.sums else None, lambda v: np.abs(v - 1) > 0.05),
             constant_label=self._constant_label(flat),
+            row_order=self.row_order,
             normalised=self.normalised,
             source="declared" if self.declared else self.source,
         )

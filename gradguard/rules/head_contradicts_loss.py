@@ -37,7 +37,7 @@ class HeadContradictsLoss(Rule):
         probabilities; a softmax over one unit, over the batch or over another axis than the classes; a softmax for labels
         that do not sum to 1; ReLU before cross-entropy; ReLU, tanh or a clamped raw output used as a probability; a margin
         loss on labels 0 and 1; an output range that cannot reach the labels; predictions (N, 1) stretched against labels
-        (N,).
+        (N,); an output and labels that are flattened in different orders.
 
     Why is this bad:
         The loss has a floor that no training passes (1.461 for a double softmax over 10 classes, the variance of the labels
@@ -90,6 +90,13 @@ class HeadContradictsLoss(Rule):
     def _wrong(self, facts: LossFacts, outputs: OutputFacts | None, objective: str) -> tuple[str, str, str] | None:
         """Message, likely cause and hint; None where nothing contradicts."""
         near = facts.chain[0] if facts.chain else ""
+        if facts.kind in ("cross_entropy", "nll") and outputs is not None and outputs.row_order:
+            made, labels = outputs.row_order
+            return (
+                f"an output of shape {made} and labels of shape {labels} are flattened in different orders",
+                "view or reshape where transpose or permute is due: predictions meet the labels of other places",
+                "bring the classes to the end and the other axes into the order of the labels before reshape(-1, classes)",
+            )
         logits = "give the loss the raw output of the last layer"
         if facts.single or facts.classes == 1:
             return (

@@ -27,6 +27,7 @@ def head(*chain: str, kind: str = "cross_entropy", **columns: Any) -> LossFacts:
         (head("leaky_relu"), {}, WORKS, []),
         (head(), {"normalised": False}, WORKS, ["error"]),  # nll of a log-softmax along another axis
         (head(), {"normalised": True}, WORKS, []),
+        (head(), {"row_order": ((7, 5, 3), (5, 7))}, WORKS, ["error"]),
         (head("raw_clamp", kind="log"), {}, WORKS, ["error"]),
         (head("sigmoid", kind="log"), {}, WORKS, []),
         (head("tanh", kind="log"), {}, WORKS, ["error"]),
