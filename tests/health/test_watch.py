@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,10 @@ from torch import nn
 from torch.nn import functional
 
 import gradguard as gg
+from gradguard.adapters import torch_watch_steps
+from gradguard.adapters.torch_watch_looks import KEPT_LOOKS
+from gradguard.adapters.torch_watch_losses import ENTRIES, KEPT
+from gradguard.adapters.torch_watch_steps import PENDING
 
 
 def data(n: int = 8) -> list[Any]:
@@ -175,14 +180,45 @@ def test_two_optimizers_of_a_gan_are_not_stale() -> None:
     assert report.ok, str(report)
 
 
-def test_memory_does_not_grow_with_the_number_of_steps() -> None:
-    from gradguard.adapters.torch_watch_steps import ROWS
+def tensors_alive() -> int:
+    gc.collect()
+    return sum(issubclass(type(one), torch.Tensor) for one in gc.get_objects())
 
+
+@pytest.mark.parametrize("optimized", [True, False])
+def test_memory_does_not_grow_with_the_number_of_steps(optimized: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_watch_steps, "ROWS", 64)
     model = nn.Linear(6, 3)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-    with gg.watch(model, optimizer=optimizer, every=1) as watch:
-        loop(model, optimizer, watch, steps=1500)
-    assert len(watch._seen.steps.rows) <= ROWS + 1
+    before, alive = tensors_alive(), []
+    with gg.watch(model, optimizer=optimizer if optimized else None, every=1, looks_every=20) as watch:
+        for _ in range(3):
+            loop(model, optimizer, watch, steps=250)
+            alive.append(tensors_alive())
+        seen = watch._seen
+    assert all(count - before < 65 * 8 + 100 for count in alive)  # loss, and three norms of two tensors, in each row
+    assert len(seen.steps.rows) <= 65
+    assert len(seen.steps.pending) <= PENDING
+    assert len(seen.looks.units) <= KEPT_LOOKS
+    assert len(seen.recorded.latest) <= KEPT
+    assert watch.report().ok
+
+
+def test_large_predictions_are_kept_in_part() -> None:
+    model = nn.Linear(6, 3000)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    with gg.watch(model, optimizer=optimizer) as watch:
+        for _ in range(3):
+            out = model(torch.randn(500, 6))
+            loss = functional.cross_entropy(out, torch.randint(0, 3000, (500,)))
+            watch.record(loss=loss)
+            watch.record(loss=loss, output=out, labels=torch.randint(0, 3000, (500,)))
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    kept = [one[0] if isinstance(one, tuple) else one.predicted for one in watch._seen.recorded.latest]
+    assert kept
+    assert all(k.untyped_storage().nbytes() <= 4 * ENTRIES for k in kept)
     assert watch.report().ok
 
 

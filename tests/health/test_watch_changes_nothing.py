@@ -217,6 +217,8 @@ def end_of(drawn: dict[str, Any], watched: bool) -> tuple[list[Any], list[Any]]:
     )
 )
 def test_training_is_bitwise_the_same_and_nothing_is_left_behind(drawn: dict[str, Any]) -> None:
+    if drawn["model"] == "recurrent" and drawn["autocast"] == torch.float16:
+        drawn["autocast"] = torch.bfloat16  # torch has no LSTM in float16 on a CPU
     plain, _ = end_of(drawn, watched=False)
     seen, (before, after) = end_of(drawn, watched=True)
     assert before == after
