@@ -1,0 +1,60 @@
+"""Choices of codes and experts that a look sees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gradguard.adapters.torch_spy import Spy
+
+
+class Routed(nn.Module):
+    def __init__(self, use: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.router, self.use = nn.Linear(2, 4, bias=False), use
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.use(self.router(x))
+
+
+def loop(index: Tensor) -> Tensor:
+    return torch.stack([(index == i).float() for i in range(4)]).sum()
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda z: loop(z.argmax(1)),
+        lambda z: loop(z.max(1).indices),
+        lambda z: loop((-z).min(dim=1)[1]),
+        lambda z: nn.functional.one_hot(z.argmax(1), 4).float(),
+    ],
+)
+def test_experts_are_counted_once(use: Callable[[Tensor], Tensor]) -> None:
+    model = Routed(use)
+    with torch.no_grad():
+        model.router.weight.copy_(torch.tensor([[1.0, 0], [0, 1], [-1, 0], [0, -1]]))
+    spy = Spy(model, lambda name: name)
+    with spy.installed():
+        model(torch.tensor([[2.0, 0.1], [3, 0], [0, 5.0]], requires_grad=True))
+    (facts,) = spy.code_facts()
+    assert facts.kind == "experts"
+    assert facts.counts.tolist() == [2, 1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda z: (z.argmax(1) == 0).float(),  # one comparison is no routing
+        lambda z: (z.argmax(1) == torch.zeros(3, dtype=torch.int64)).float(),  # accuracy
+        lambda z: z.max(1).values,
+    ],
+)
+def test_what_is_no_choice_of_experts(use: Callable[[Tensor], Tensor]) -> None:
+    spy = Spy(model := Routed(use), lambda name: name)
+    with spy.installed():
+        model(torch.ones(3, 2, requires_grad=True))
+    assert spy.code_facts() == ()
