@@ -36,8 +36,8 @@ class StaleWatch:
             if len(chosen) > FOLLOWED:
                 chosen = [chosen[0], chosen[len(chosen) // 2], chosen[-1]]
             self.followed[id(optimizer)] = [Follow(p) for p in chosen]
-        self.steps = 0
-        self.stale = 0
+        self.steps = dict.fromkeys(self.followed, 0)
+        self.stale = dict.fromkeys(self.followed, 0)
 
     def install(self) -> list[Any]:
         """Hooks before and after a gradient is accumulated."""
@@ -82,8 +82,8 @@ class StaleWatch:
         """Count the step, and whether a gradient of the step before is still in it."""
         follows = [f for f in self.followed.get(id(optimizer), []) if f.fresh and f.parameter.grad is not None]
         if follows:
-            self.steps += 1
-            self.stale += any(f.carried for f in follows)
+            self.steps[id(optimizer)] += 1
+            self.stale[id(optimizer)] += any(f.carried for f in follows)
 
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Remember the gradients as the step left them."""
@@ -94,5 +94,5 @@ class StaleWatch:
 
     @property
     def share(self) -> float | None:
-        """The share of stale steps after the first; None where fewer than five were seen."""
-        return self.stale / (self.steps - 1) if self.steps >= 5 else None
+        """The share of stale steps after the first, of the optimizer with the most; None where fewer than five were seen."""
+        return max((self.stale[key] / (n - 1) for key, n in self.steps.items() if n >= 5), default=None)
