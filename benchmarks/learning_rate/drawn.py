@@ -40,8 +40,8 @@ class Data:
         self.name = name
         g = np.random.default_rng(seed)
         if name in ("last", "sum"):
-            x = g.standard_normal((768, 10, 4))
-            y = (x[:, -3:].sum((1, 2)) > 0).astype(int) if name == "last" else x.sum((1, 2)) / 40**0.5
+            x = g.standard_normal((768, 8, 4))
+            y = (x[:, -3:].sum((1, 2)) > 0).astype(int) if name == "last" else x.sum((1, 2)) / 32**0.5
         elif name == "rows":
             x, y = load_digits(return_X_y=True)
             x = x.reshape(-1, 8, 8) / 16
@@ -134,7 +134,7 @@ def dense(data: Data, depth: int, width: int, act: type[nn.Module], norm: str, r
 def draw(seed: int) -> tuple[Net, str]:
     """A net with its data, and the name of an optimizer."""
     r = random.Random(seed)
-    kind = r.choice(["mlp"] * 6 + ["residual"] * 2 + ["cnn", "gru", "lstm", "transformer"])
+    kind = r.choice(["mlp"] * 7 + ["residual"] * 2 + ["cnn", "gru", "lstm", "transformer"])
     act, norm = r.choice(ACTIVATIONS), r.choice(["", "", "batch", "layer"])
     depth, width, size = r.randint(1, 5), r.choice([8, 16, 24, 32, 48, 64]), r.choice([16, 32, 64])
     build: Callable[[], nn.Module]
@@ -148,7 +148,7 @@ def draw(seed: int) -> tuple[Net, str]:
         name = f"digits-cnn-{act.__name__}{'-batch' if norm == 'batch' else ''}"
     else:
         data = Data(r.choice(SEQUENCES), seed)
-        width, layers, first = max(16, width // 2), r.randint(1, 2), r.random() < 0.5
+        width, layers, first = 16 if width < 32 else 24, r.randint(1, 2), r.random() < 0.5
         if kind == "transformer":
             build = partial(Attention, data.features, data.x.shape[1], width, layers, first, data.outputs)
             name = f"{data.name}-transformer-{layers}x{width}-{'pre' if first else 'post'}"

@@ -13,8 +13,10 @@ __all__ = ["LONGER", "RateSearch", "horizon"]
 
 RUNS = 10
 """At most this many runs."""
-REACH = 1e4
-"""How far above the user's rate is looked."""
+REACH, FARTHEST, DEPTH = 1e4, 1e8, 1e-4
+"""How far above the user's rate is looked; how far where the weights have not moved by then; and how far below."""
+STILL, MOVED = 1e-3, 0.1
+"""Weights that a run changes by less than this part have not moved: the next rate is a hundredfold; and what is far enough."""
 LONGER = 6
 """Runs near the limit, and those that confirm a verdict, are this many times as long as the first ones."""
 
@@ -54,29 +56,44 @@ class RateSearch:
         if self.broken:
             return
         self._short(0.1)
+        if first.movement > STILL:
+            self._down_to_learning()
         self._decades()
         self._bracket()
         if self.problem.plan.refine and self.low > 0 and self.high < math.inf:
             self._refine()
 
+    def _down_to_learning(self) -> None:
+        """Where neither rate learns, perhaps both are too high: further down, until one does."""
+        factor = 0.1
+        while factor > 2 * DEPTH and not any(self._learns(run) for run in self.short.values()):
+            factor /= 10.0
+            self._short(factor)
+
+    def _learns(self, run: RateRun) -> bool:
+        return not run.stopped and run.gain - run.error > RateLimits().worse * scale_of(self.runs, self.worth)
+
     def _decades(self) -> None:
         factor = 1.0
         if self._holds(self.short[1.0]) and self._holds(self.short[0.1]):
-            while factor < REACH and self._holds(self.short[factor]):
-                factor *= 10.0
+            while self._farther(factor) and self._holds(self.short[factor]):
+                factor *= 100.0 if self.short[factor].movement < STILL else 10.0
                 self._short(factor)
             return
-        factor = 0.1
-        while factor > 2 / REACH and not (self._holds(self.short[factor]) and self._holds(self.short[10 * factor])):
+        factor = min(self.short)
+        while factor > 2 * DEPTH and not (self._holds(self.short[factor]) and self._holds(self.short[10 * factor])):
             # one decade further down than the first that holds: only beside it is seen how little that one gains
             factor /= 10.0
             self._short(factor)
+
+    def _farther(self, factor: float) -> bool:
+        return self._more() and (factor < REACH or (factor < FARTHEST and self.short[factor].movement < MOVED))
 
     def _refine(self) -> None:
         """Longer runs: up from the low end of the decade, then between; down where even that end does not last."""
         factor = self.low
         self._long(factor)
-        while factor > 2 / REACH and factor in self.long and not self._holds(self.long[factor]):
+        while factor > 2 * DEPTH and factor in self.long and not self._holds(self.long[factor]):
             factor /= 10.0
             self._long(factor)
         self._bracket()
@@ -87,7 +104,7 @@ class RateSearch:
                 factor = math.sqrt(self.low * self.high)
             else:  # that end was perhaps seen in a short run only
                 factor = self.high
-            if factor in self.long or factor > REACH:
+            if factor in self.long or factor > FARTHEST:
                 break
             self._long(factor)
             self._bracket()

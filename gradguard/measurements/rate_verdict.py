@@ -86,6 +86,16 @@ class RateRun:
         return float(np.median(raised))
 
     @property
+    def mean_gain(self) -> float:
+        """The mean gain over the tail: rare large losses count, which the median does not see."""
+        return float(np.mean(self.gains[self.tail])) if self.losses else 0.0
+
+    @property
+    def late_rise(self) -> float:
+        """How far single steps of the second half went above the same batch's loss before training, at the worst."""
+        return max(0.0, -float(np.min(self.gains[len(self.losses) // 2 :], initial=0.0)))
+
+    @property
     def rise(self) -> float:
         """How far the loss went above the same batch's loss before training, at its worst: the median of 3 neighbours."""
         gains = self.gains
@@ -111,6 +121,8 @@ class RateLimits:
     overshoot: float = 0.1
 
 
+NOISE = 0.2
+"""At most this part of what a lower rate gains is put down to noise."""
 FLOOR = 0.05
 """The scale is at least this part of the loss before training, so that it is never nothing."""
 
@@ -123,9 +135,13 @@ def scale_of(runs: Sequence[RateRun], worth: float) -> float:
 
 
 def best_below(run: RateRun, runs: Sequence[RateRun]) -> RateRun | None:
-    """The run with the largest gain after as many steps among those at lower rates; None where there is none."""
+    """The run with the largest gain after as many steps among those at lower rates; None where there is none.
+
+    Those of at least its length come first: the end of a shorter one is that of other batches.
+    """
     lower = [other for other in runs if other.factor < run.factor * (1 - 1e-9) and not other.stopped]
-    return max(lower, key=lambda other: other.gain_after(len(run.losses)), default=None)
+    alike = [other for other in lower if len(other.losses) >= len(run.losses)] or lower
+    return max(alike, key=lambda other: other.gain_after(len(run.losses)), default=None)
 
 
 def verdict(run: RateRun, runs: Sequence[RateRun], worth: float, limits: RateLimits) -> str:
@@ -135,7 +151,7 @@ def verdict(run: RateRun, runs: Sequence[RateRun], worth: float, limits: RateLim
     scale = scale_of(runs, worth)
     if scale <= 0:
         return ""
-    gain, error = run.gain, run.error
+    gain = run.gain
     if run.worst_case < -limits.worse * scale:
         return f"the same batches' loss ends {-gain:.3g} above where it began"
     if run.overshoot > limits.overshoot * scale:
@@ -146,6 +162,7 @@ def verdict(run: RateRun, runs: Sequence[RateRun], worth: float, limits: RateLim
     known = lower.gain_after(len(run.losses))
     if known - lower.error < limits.worse * scale:
         return ""
+    error = min(run.error, NOISE * known)  # a loss that jumps by more than there is to gain is no excuse
     where = f"where lr {lower.lr:.3g} gains {known:.3g}"
     if run.rise > limits.rise * scale and gain + error < limits.recovered * known:
         return f"the loss rose by {run.rise:.3g} and came back to a gain of {gain:.3g}, {where}"

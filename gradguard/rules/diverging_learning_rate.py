@@ -12,7 +12,7 @@ from gradguard.measurements.base import Evidence, the
 from gradguard.measurements.curvature import Curvature
 from gradguard.measurements.rate_observation import LongerRun, Predictions, RateObservation
 from gradguard.measurements.rate_table import training_limit
-from gradguard.measurements.rate_verdict import RateLimits, verdict
+from gradguard.measurements.rate_verdict import RateLimits, RateRun, scale_of, verdict
 from gradguard.rules.base import Rule
 
 __all__ = ["DivergingLearningRate"]
@@ -89,7 +89,7 @@ class DivergingLearningRate(Rule):
             worse=self.worse, rise=self.rise, recovered=self.recovered, reached=self.reached, overshoot=self.overshoot
         )
         reason = verdict(run, observed.runs, observed.worth, limits)
-        suspect = reason or ("longer runs at lower rates diverge" if observed.high <= 1.0 else "")
+        suspect = reason or self._late(observed, run)
         if suspect and not run.stopped:
             if observed.objective in ONLY_FINITE:
                 return Outcome(status="passed", reason=f"{suspect}; not judged for objective {observed.objective!r}")
@@ -106,9 +106,17 @@ class DivergingLearningRate(Rule):
         margin = 0.0 if limit == math.inf else math.inf if limit == 0 else 1.0 / limit
         if reason:
             return Outcome(status="failed", findings=(self._diverged(observed, evidence, reason),), margin=margin)
-        if ascending(observed.predictions):
+        if ascending(run, observed.predictions):
             return Outcome(status="failed", findings=(self._ascent(observed),), margin=math.inf)
         return self.outcome(self._at_the_edge(observed, evidence), margin=margin)
+
+    def _late(self, observed: RateObservation, run: RateRun) -> str:
+        """What a short run that holds does not show, and makes a longer one worth its cost."""
+        if observed.high <= 1.0:
+            return "longer runs at lower rates diverge"
+        if run.late_rise > self.rise * scale_of(observed.runs, observed.worth):
+            return f"single steps raise the loss by {run.late_rise:.3g}"
+        return ""
 
     def _diverged(self, observed: RateObservation, evidence: Evidence, reason: str) -> Finding:
         where = interval(observed)
@@ -161,9 +169,10 @@ class DivergingLearningRate(Rule):
         return findings
 
 
-def ascending(seen: Predictions) -> bool:
-    """Whether the run at the user's rate made predictions far worse than they were, and than a guess."""
-    return seen.kind in LIKELIHOODS and seen.after > LOST * max(seen.before, seen.prior)
+def ascending(run: RateRun, seen: Predictions) -> bool:
+    """Whether a run's loss fell while its predictions got far worse than they were, and than a guess."""
+    lost = seen.kind in LIKELIHOODS and seen.after > LOST * max(seen.before, seen.prior)
+    return lost and run.mean_gain > 0.5 * (seen.after - seen.before)
 
 
 def interval(observed: RateObservation) -> str:
