@@ -39,7 +39,7 @@ def padding_of(problem: TorchTraining, *, seed: int) -> PaddingFacts:
     try:
         with untouched(problem.scenario.model), preserved_rng(seed), torch.enable_grad():
             return _facts(problem, PaddedBatch(batch, mask), seed, declared is not None)
-    except (UsageError, RuntimeError) as error:  # a pass that cannot be followed: the checks of training tell of it
+    except Exception as error:  # a pass that cannot be followed is said; what is wrong with it, other checks tell
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         return PaddingFacts(declared=declared is not None, padded=found[0], positions=mask.numel(), reason=reason)
 
