@@ -86,7 +86,7 @@ def check_training(
         labels: ``labels(batch)``, where the loss' graph does not show the labels.
         objective: ``"supervised"``, ``"adversarial"``, ``"reinforcement"`` or ``"metric"``.
         causal: a declaration: outputs may not depend on later positions (the input's second axis).
-        independent_samples: a declaration: outputs may not depend on other samples of the batch.
+        independent_samples: a declaration: outputs may not depend on other samples of the batch (the input's first axis).
         padding: a declaration: ``padding(batch)`` -> mask (samples, positions), True where a position is padding; the loss
             may not depend on what is there.
         seed: of the random numbers that the model draws.

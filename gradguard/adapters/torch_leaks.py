@@ -148,7 +148,7 @@ def replace_sample(x: torch.Tensor) -> torch.Tensor:
     """Sample 0 made different: noise of its scale, or other values of the batch."""
     new = x.clone()
     if x.is_floating_point():
-        new[0] = x[0] + torch.randn_like(x[0]) * (x.float().std().to(x.dtype) + 1e-3)
+        new[0] = x[0] + noise_like(x[0]) * (x.float().std().to(x.dtype) + 1e-3)
     else:
         new[0] = x[1:].reshape(-1).flip(0)[: x[0].numel()].reshape(x[0].shape)
         if torch.equal(new[0], x[0]):
@@ -161,7 +161,12 @@ def replace_future(x: torch.Tensor, cut: int) -> torch.Tensor:
     new = x.clone()
     tail = x[:, cut:]
     if x.is_floating_point():
-        new[:, cut:] = tail + torch.randn_like(tail) * (x.float().std().to(x.dtype) + 1e-3)
+        new[:, cut:] = tail + noise_like(tail) * (x.float().std().to(x.dtype) + 1e-3)
     else:
         new[:, cut:] = torch.where(tail == x.max(), x.min(), x.max())
     return new
+
+
+def noise_like(x: torch.Tensor) -> torch.Tensor:
+    """Standard normal numbers of their own: the model draws what it would have drawn."""
+    return torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x)

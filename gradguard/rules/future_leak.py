@@ -29,7 +29,7 @@ class FutureLeak(Rule):
         taken over positions.
 
     When it is healthy:
-        Encoders and bidirectional models: do not declare causal.
+        Encoders, bidirectional models, inputs whose first axis is time: do not declare causal.
 
     Options:
         change: largest relative change of the earlier outputs.

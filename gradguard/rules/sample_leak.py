@@ -18,8 +18,8 @@ class SampleLeak(Rule):
     """One sample's output depends on another sample of the batch.
 
     What it does:
-        Where the scenario declares independent_samples=True: changes one sample and compares the outputs of the others,
-        in eval mode (batch statistics frozen).
+        Where the scenario declares independent_samples=True: changes one sample (the first axis of the input) and compares
+        the outputs of the others, in eval mode (batch statistics frozen).
 
     Why is this bad:
         Predictions change with what happens to be in the batch; information of other samples leaks into the loss.
@@ -28,7 +28,8 @@ class SampleLeak(Rule):
         Look at the named module for a softmax, mean or reshape over the batch axis.
 
     When it is healthy:
-        Batch normalisation in training mode, contrastive losses, set models: do not declare it.
+        Batch normalisation in training mode, contrastive losses, set models, inputs whose first axis is time: do not
+        declare it.
 
     Options:
         change: largest relative change of the other outputs.

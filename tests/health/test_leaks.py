@@ -59,3 +59,14 @@ def test_leaks_are_found_and_named(way: str) -> None:
     assert [(f.code, f.module) for f in checked(Mixed(future=True), WAYS[way]).errors] == [("GG306", "head")]
     clean = checked(Mixed(), WAYS[way])
     assert {c.status for c in clean.checks} == {"passed"}, str(clean)
+
+
+def test_a_model_that_draws_numbers_draws_the_same_again() -> None:
+    torch.manual_seed(0)
+
+    class Drawing(Mixed):
+        def parts(self, x: torch.Tensor) -> torch.Tensor:
+            return super().parts(x + torch.randn_like(x))
+
+    assert {c.status for c in checked(Drawing(), WAYS["a tensor"]).checks} == {"passed"}
+    assert [f.code for f in checked(Drawing(samples=True), WAYS["a tensor"]).errors] == ["GG305"]
