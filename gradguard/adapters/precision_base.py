@@ -18,6 +18,8 @@ class BlockPrecision:
     ``error`` = ||g - g64||, ``size`` = ||g64||. ``rounding`` is the largest ||r - g64|| of gradients r of the lifted model
     with every operation's result rounded to the native precision: what a faithful implementation may be off by; NaN where
     the error is small enough without it. ``reference`` is the error of the reference in the same precision.
+    ``kernels``: the error as it is, where ``error`` is that with faithful kernels instead (each operator of the framework
+    rounds its result once and does nothing else wrong); NaN where that was not asked.
     ``persistent``: the error is as large at points nearby (a kink on whose other side rounding falls is not).
     ``nonfinite`` counts entries of g that are not finite where those of g64 are; ``first`` is the flat index of one.
     """
@@ -29,6 +31,7 @@ class BlockPrecision:
     size: float = float("nan")
     rounding: float = float("nan")
     reference: float | None = None
+    kernels: float = float("nan")
     persistent: bool = True
     nonfinite: int = 0
     first: int = 0

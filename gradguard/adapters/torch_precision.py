@@ -3,13 +3,14 @@
 A faithful low-precision implementation computes each operation and rounds its result. So the lifted model is run once more
 with the result of every operation rounded to the native precision, up or down at random: the error of that gradient is
 what rounding explains, whatever the sizes, the depth and the cancellations of the model. It is only asked for where the
-error is too large to need no explanation. (Stochastic arithmetic: J. Vignes, Math. Comput. Simul. 35 (1993).)
+error is too large to need no explanation. (Stochastic arithmetic: J. Vignes, Math. Comput. Simul. 35 (1993).) What is not
+explained so may still be the doing of torch's kernels: only what is left with faithful ones is the model's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gradguard.adapters.precision_base import PLAIN, BlockPrecision, PrecisionFacts
 from gradguard.adapters.torch_backwards import put_back
+from gradguard.adapters.torch_kernels import FaithfulKernels
 from gradguard.adapters.torch_leaves import dtype_name, own_copy
 from gradguard.adapters.torch_lift import LiftMode
 from gradguard.adapters.torch_placement import real_view
@@ -147,11 +149,18 @@ def _explain(
     for i in suspects:
         blocks[i] = replace(blocks[i], rounding=rounding[i])
     left = [i for i in suspects if blocks[i].error > FAITHFUL * rounding[i]]
+    if left:
+        _, faithful, _ = native_pass(problem, problem.originals, faithful=True)
+        for i in left:
+            error = apart(faithful[i], lifted[i])
+            if error < blocks[i].error:
+                blocks[i] = replace(blocks[i], error=error, kernels=blocks[i].error)
+        left = [i for i in left if blocks[i].error > FAITHFUL * rounding[i]]
     for k in range(NEARBY if left else 0):
         originals = nearby(problem, problem.seed + 100 + k)
         other = moved_problem(problem, originals)
         there = other._ensure()
-        _, native, _ = native_pass(problem, originals)
+        _, native, _ = native_pass(problem, originals, faithful=True)
         rounded = rounded_gradients(problem, originals, low, problem.seed + 50 + k)
         for i in left:
             error, size = apart(native[i], there[i]), norm(there[i])
@@ -180,11 +189,15 @@ def _block(
 
 
 def native_pass(
-    problem: TorchModuleProblem, originals: Sequence[torch.Tensor]
+    problem: TorchModuleProblem, originals: Sequence[torch.Tensor], *, faithful: bool = False
 ) -> tuple[list[torch.Tensor], Gradients, torch.dtype | None]:
-    """Outputs, gradients and the lowest precision of one pass in the user's own precision, nothing lifted."""
+    """Outputs, gradients and the lowest precision of one pass in the user's own precision, nothing lifted.
+
+    ``faithful``: with kernels whose only error is the rounding of their results.
+    """
     problem.session.reset(problem.habits)
-    with unlifted(problem, originals) as leaves, torch.enable_grad():
+    kernels = FaithfulKernels() if faithful else nullcontext()
+    with unlifted(problem, originals) as leaves, torch.enable_grad(), kernels:
         lowest = Lowest()
         with lowest:
             outputs = problem.collect(problem.call())

@@ -23,8 +23,9 @@ class PrecisionLoss(Rule):
     What it does:
         Runs forward and backward once more in the user's own precision (float32, bfloat16, float16, autocast) and compares
         each block's gradient with the lifted one. An error that is large is compared with that of the lifted model with
-        every operation's result rounded; what is left is looked at again at points nearby. With ``reference=``, the yardstick
-        is the error of that plain implementation in the same precision.
+        every operation's result rounded, and what is left with that of kernels that lose nothing but the rounding of their
+        results: an error that only the framework's own kernels make is an info. The rest is looked at again at points nearby.
+        With ``reference=``, the yardstick is the error of that plain implementation in the same precision.
 
     Why is this bad:
         The logic is right and the kernel is not: it overflows, cancels, or accumulates in too few bits. Training in that
@@ -91,9 +92,18 @@ class PrecisionLoss(Rule):
                 hint="use the stable form, or compute this part in float32", evidence="one backward pass in each precision",
             )
         limit = self._limit(b, facts.dtype)
-        if not b.error > limit or (not b.persistent and b.reference is None):
-            return None
         size = max(b.size, 1e-300)
+        if not b.error > limit or (not b.persistent and b.reference is None):
+            if not b.kernels > limit or b.error > limit:
+                return None
+            return self.finding(
+                **columns,
+                severity="info",
+                message=f"{b.block}: gradient in {facts.dtype} is off by {b.kernels / size:.2g} of its norm, in the "
+                f"framework's own kernels: with faithful ones by {b.error / size:.2g}",
+                observed=b.kernels / size, limit=limit / size,
+                likely="a sum in too few bits inside an operator of the framework", hint="compute this part in float32",
+            )
         against = (
             f"the reference is off by {b.reference / size:.2g}" if b.reference is not None
             else f"rounding every operation explains {b.rounding / size:.2g}"

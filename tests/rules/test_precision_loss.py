@@ -127,6 +127,35 @@ def test_a_gradient_that_is_only_rounding_passes() -> None:
     assert [c.status for c in report.checks] == ["passed"], str(report)
 
 
+class Pooled(nn.Module):
+    """The mean over many positions behind a normalisation: its bias' gradient is a sum of equal terms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.last = nn.LayerNorm(8), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.norm(x).mean(1))
+
+
+def test_what_only_torchs_own_kernels_lose_is_no_error() -> None:
+    torch.manual_seed(0)
+    # On a CPU, torch sums this gradient in bfloat16: from 256 equal terms on it no longer grows.
+    report = gg.check_gradients(Pooled().bfloat16(), torch.randn(2, 4000, 8).bfloat16(), select="GG111")
+    assert report.ok, str(report)
+    assert all("own kernels" in f.message and f.severity == "info" for f in report.findings)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_errors_of_a_mean_that_a_sum_over_positions_adds_up_are_no_error(seed: int) -> None:
+    torch.manual_seed(seed)
+    layers = [nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.BatchNorm2d(8), nn.Tanh()]
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+    x = torch.randn(8, 3, 32, 32).to(memory_format=torch.channels_last)
+    report = gg.check_gradients(model.to(memory_format=torch.channels_last), x, select="GG111")
+    assert report.ok, str(report)
+
+
 def test_nothing_of_the_users_is_changed() -> None:
     torch.manual_seed(1)
     model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), Layer(overflowing)).bfloat16()
@@ -150,6 +179,7 @@ def block(**columns: Any) -> BlockPrecision:
         (block(error=1e-3, rounding=1e-3), "passed"),
         (block(error=1e-3, rounding=1e-6), "failed"),
         (block(error=1e-3, rounding=1e-6, persistent=False), "passed"),
+        (block(error=1e-7, rounding=1e-7, kernels=1e-3), "passed"),
         (block(error=1e-3, reference=1e-3), "passed"),
         (block(error=1e-3, reference=1e-5), "failed"),
         (block(error=0.0, nonfinite=1, first=4), "failed"),
