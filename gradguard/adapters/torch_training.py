@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import random
 from collections.abc import Iterator, Sequence
@@ -220,11 +221,16 @@ class Session:
                 self.backward(loss)
             return loss.detach()
 
-        if isinstance(self.optimizer, torch.optim.LBFGS):
-            optimizer: Any = self.optimizer
+        optimizer: Any = self.optimizer
+        if isinstance(optimizer, torch.optim.LBFGS):
             optimizer.step(closure)
-        else:
-            self.optimizer.step()
+            return
+        try:
+            optimizer.step()
+        except (TypeError, AssertionError, ValueError, RuntimeError):
+            if "closure" not in inspect.signature(type(optimizer).step).parameters:
+                raise
+            optimizer.step(closure)  # it evaluates the loss again, and had to be asked first: as sharpness-aware ones do
 
 
 def norms(tensors: Sequence[torch.Tensor | None]) -> NDArray[np.float64]:

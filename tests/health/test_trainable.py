@@ -87,6 +87,54 @@ def test_the_copy_trains_as_the_user_would() -> None:
     assert trace.steps[0].lr == (0.1, 0.01)
 
 
+class Sharpness(torch.optim.SGD):
+    """Sharpness-aware: the gradient of a point uphill, which takes a closure (Foret et al. 2021, algorithm 1)."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        assert closure is not None, "a closure is needed"
+        closure()
+        moved = []
+        for group in self.param_groups:
+            for p in group["params"]:
+                uphill = 0.05 * p.grad / p.grad.norm()
+                p.add_(uphill)
+                moved.append((p, uphill))
+        value = closure()
+        for p, uphill in moved:
+            p.sub_(uphill)
+        super().step()
+        return value
+
+
+class Clipped(torch.optim.SGD):
+    """Clips what came before the step: a closure would undo that."""
+
+    def step(self, closure: Any = None) -> Any:
+        torch.nn.utils.clip_grad_norm_([p for group in self.param_groups for p in group["params"]], 1e-3)
+        return super().step(closure)
+
+
+@pytest.mark.parametrize("kind", [Sharpness, Clipped])
+def test_a_users_own_step_gets_a_closure_only_where_it_asks_for_one(kind: Any) -> None:
+    net = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+    trace = problem(net, kind(net.parameters(), lr=0.1)).run(5)
+    optimizer = kind(net.parameters(), lr=0.1)
+    expected = []
+    for batch in [*data(), *data()][:5]:
+
+        def closure(batch: Any = batch) -> torch.Tensor:
+            optimizer.zero_grad()
+            with torch.enable_grad():
+                value = loss(net, batch)
+                value.backward()
+            return value
+
+        expected.append(float(closure().detach()))
+        optimizer.step(closure if kind is Sharpness else None)
+    assert list(trace.losses) == expected
+
+
 def test_state_of_the_optimizer_is_carried_over() -> None:
     net = model()
     optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
