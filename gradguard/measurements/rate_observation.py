@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -150,7 +150,7 @@ def measure_longer(problem: Problem, settings: Settings, evidence: Evidence, abo
     if lower is not None and (found.high <= 1.0 or verdict(found.own, found.runs, found.worth, RateLimits())):
         known = [run for run in found.runs if run.factor == lower.factor and len(run.losses) >= longer]
         reference = known[0] if known else observed(problem, lower.factor, longer, settings.seed, 0, before)
-    return LongerRun(run=own, reference=reference, predictions=predictions)
+    return LongerRun(run=replace(own, long=True), reference=reference, predictions=predictions)
 
 
 def _predictions(problem: RateProblem, settings: Settings) -> Predictions:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+
+import numpy as np
 
 from gradguard.adapters.base import Settings
 from gradguard.adapters.rates_base import RateProblem
@@ -13,10 +16,15 @@ __all__ = ["LONGER", "RateSearch", "horizon"]
 
 RUNS = 10
 """At most this many runs."""
-REACH, FARTHEST, DEPTH = 1e4, 1e8, 1e-4
-"""How far above the user's rate is looked; how far where the weights have not moved by then; and how far below."""
-STILL, MOVED = 1e-3, 0.1
-"""Weights that a run changes by less than this part have not moved: the next rate is a hundredfold; and what is far enough."""
+FOR_LONGER = 2
+"""So many of them are left for longer runs."""
+FARTHEST, DEPTH = 1e8, 1e-4
+"""How far above and below the user's rate is looked."""
+STILL, LITTLE = 1e-3, 0.03
+"""Weights that a run changes by less than this part have not moved (the next rate is a hundredfold), or too little to be
+thrown off their way."""
+LEARNT = 0.1
+"""A run that gains this part of the loss has learnt something."""
 LONGER = 6
 """Runs near the limit, and those that confirm a verdict, are this many times as long as the first ones."""
 
@@ -56,22 +64,22 @@ class RateSearch:
         if self.broken:
             return
         self._short(0.1)
-        if first.movement > STILL:
-            self._down_to_learning()
+        self._down_to_learning()
         self._decades()
         self._bracket()
         if self.problem.plan.refine and self.low > 0 and self.high < math.inf:
             self._refine()
 
     def _down_to_learning(self) -> None:
-        """Where neither rate learns, perhaps both are too high: further down, until one does."""
+        """Where rates move the weights and learn nothing, perhaps all are too high: further down, until one learns."""
         factor = 0.1
-        while factor > 2 * DEPTH and not any(self._learns(run) for run in self.short.values()):
+        while factor > 2 * DEPTH and self.short[factor].movement > LITTLE and not any(map(self._learns, self.short.values())):
             factor /= 10.0
             self._short(factor)
 
     def _learns(self, run: RateRun) -> bool:
-        return not run.stopped and run.gain - run.error > RateLimits().worse * scale_of(self.runs, self.worth)
+        level = float(np.mean(np.abs(run.before))) if run.before else 0.0
+        return not run.stopped and run.gain - run.error > LEARNT * level
 
     def _decades(self) -> None:
         factor = 1.0
@@ -87,7 +95,7 @@ class RateSearch:
             self._short(factor)
 
     def _farther(self, factor: float) -> bool:
-        return self._more() and (factor < REACH or (factor < FARTHEST and self.short[factor].movement < MOVED))
+        return len(self.short) < RUNS - FOR_LONGER and factor < FARTHEST
 
     def _refine(self) -> None:
         """Longer runs: up from the low end of the decade, then between; down where even that end does not last."""
@@ -102,8 +110,8 @@ class RateSearch:
                 factor = 10.0 * self.low
             elif self.high / self.low > 2.0:
                 factor = math.sqrt(self.low * self.high)
-            else:  # that end was perhaps seen in a short run only
-                factor = self.high
+            else:  # an end that was seen in a short run only
+                factor = self.low if self.low not in self.long else self.high
             if factor in self.long or factor > FARTHEST:
                 break
             self._long(factor)
@@ -125,7 +133,8 @@ class RateSearch:
         until = None
         if self.problem.objective == "supervised" and steps > self.steps:
             until = thrown_away(self.before, scale_of(self.runs, self.worth), self.steps)
-        return observed(self.problem, factor, steps, self.settings.seed, 0, self.before, until=until, keep=keep)
+        run = observed(self.problem, factor, steps, self.settings.seed, 0, self.before, until=until, keep=keep)
+        return replace(run, long=steps > self.steps)
 
     def _holds(self, run: RateRun) -> bool:
         return not verdict(run, self.runs, self.worth, RateLimits())

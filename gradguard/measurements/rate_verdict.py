@@ -40,6 +40,8 @@ class RateRun:
     gradient_first: float = math.nan
     gradient_last: float = math.nan
     batch: int = 0
+    long: bool = False
+    """Long enough that half of a lower rate's gain is to be expected without a blow-up, too."""
 
     @property
     def gains(self) -> NDArray[np.float64]:
@@ -110,7 +112,7 @@ class RateLimits:
     """What counts as diverged, in units of the scale.
 
     ``worse``: the end lies this far above the start. ``rise``: a blow-up. ``recovered``: the part of a lower rate's gain
-    that a run must reach after a blow-up, ``reached`` without one. ``overshoot``: what the median step adds to
+    that a run must reach after a blow-up, and a long one in any case; ``reached``: a short one without a blow-up. ``overshoot``: what the median step adds to
     the loss of the batch that it was made for. A lower rate's gain is that after as many steps.
     """
 
@@ -166,6 +168,6 @@ def verdict(run: RateRun, runs: Sequence[RateRun], worth: float, limits: RateLim
     where = f"where lr {lower.lr:.3g} gains {known:.3g}"
     if run.rise > limits.rise * scale and gain + error < limits.recovered * known:
         return f"the loss rose by {run.rise:.3g} and came back to a gain of {gain:.3g}, {where}"
-    if gain + error < limits.reached * known:
+    if gain + error < (limits.recovered if run.long else limits.reached) * known:
         return f"it gains {max(gain, 0.0):.3g}, {where}"
     return ""

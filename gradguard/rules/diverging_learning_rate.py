@@ -52,8 +52,8 @@ class DivergingLearningRate(Rule):
     Options:
         worse: the end lies this part of the scale above the start.
         rise: a rise of this part of the scale is a blow-up.
-        recovered: the part of a lower rate's gain that must be reached after a blow-up.
-        reached: the part of a lower rate's gain that must be reached without one.
+        recovered: the part of a lower rate's gain that must be reached after a blow-up, and by the longer run.
+        reached: the part of a lower rate's gain that must be reached by a short run without one.
         overshoot: what the median step adds to the loss of its own batch, as a part of the scale.
 
     References:
