@@ -7,9 +7,36 @@ from typing import Any
 
 import torch
 
-__all__ = ["compiling", "is_compiled", "left_alone", "unseen"]
+__all__ = ["Hook", "compiling", "is_compiled", "left_alone", "unseen"]
 
 _frames: Any = torch._C._dynamo.eval_frame
+
+
+def idle(*args: Any) -> None:
+    """What a copy of the model has in the place of our hook."""
+
+
+def _idle() -> Callable[..., None]:
+    return idle
+
+
+class Hook:
+    """A hook that stays with its model: copies and pickles of the model (snapshots, averages) get one that does nothing."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    def __call__(self, *args: Any) -> Any:
+        return self.function(*args)
+
+    def __copy__(self) -> Callable[..., None]:
+        return idle
+
+    def __deepcopy__(self, memo: Any) -> Callable[..., None]:
+        return idle
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _idle, ()
 
 
 def is_compiled(module: torch.nn.Module) -> bool:
@@ -42,4 +69,4 @@ def left_alone(*hooks: Callable[..., Any]) -> None:
         _frames.set_code_exec_strategy(hook.__code__, _frames._FrameExecStrategy(actions.SKIP, actions.DEFAULT))
 
 
-left_alone(compiling, unseen)
+left_alone(compiling, unseen, Hook.__call__, idle)

@@ -14,7 +14,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from gradguard.adapters.observing_base import AttentionFacts, CodeFacts, LayerUnits, ModuleFacts
-from gradguard.adapters.torch_compiled import left_alone, unseen
+from gradguard.adapters.torch_compiled import Hook, left_alone, unseen
 from gradguard.adapters.torch_spy_attention import AttentionSums
 from gradguard.adapters.torch_spy_choices import Choices
 from gradguard.adapters.torch_spy_cuts import Cuts, tensors_in
@@ -106,8 +106,8 @@ class Spy(TorchFunctionMode):
     def hook(self) -> None:
         """Hooks on every module; also where a call raises, its end is seen."""
         for module in self.model.modules():
-            self._handles.append(module.register_forward_pre_hook(self.enter, with_kwargs=True))
-            self._handles.append(module.register_forward_hook(self._leave, with_kwargs=True, always_call=True))
+            self._handles.append(module.register_forward_pre_hook(Hook(self.enter), with_kwargs=True))
+            self._handles.append(module.register_forward_hook(Hook(self._leave), with_kwargs=True, always_call=True))
         self.stack.clear()
 
     def unhook(self) -> None:
@@ -179,7 +179,7 @@ class Spy(TorchFunctionMode):
             return
         self.low_precision = self.low_precision or value.dtype in (torch.float16, torch.bfloat16)
         self.float16 = self.float16 or value.dtype == torch.float16
-        with torch.no_grad(), torch._C.DisableTorchFunction():
+        with torch.no_grad():
             detached = value.detach()
             squares = float(detached.float().square().mean())
             count, total, spread = self._sums.get(path, (0, 0.0, 0.0))
@@ -243,7 +243,8 @@ class Spy(TorchFunctionMode):
     def _safely(self, see: Callable[..., None], *given: Any) -> None:
         """What cannot be looked at (transforms, subclasses of tensors) is noted; the user's pass goes on."""
         try:
-            see(*given)
+            with torch._C.DisableTorchFunction():  # other modes are not to take our own operations for the pass'
+                see(*given)
         except Exception as error:
             what = given[0] if isinstance(given[0], str) else self.here or "a call"
             self.failures.add(f"{what}: {type(error).__name__}")

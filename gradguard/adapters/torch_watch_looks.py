@@ -13,10 +13,9 @@ from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _push_mode
-from torch.utils._device import DeviceContext
 
 from gradguard.adapters.observing_base import LayerUnits, Look, Nonfinite
-from gradguard.adapters.torch_compiled import is_compiled, left_alone, unseen
+from gradguard.adapters.torch_compiled import Hook, is_compiled, left_alone, unseen
 from gradguard.adapters.torch_outputs import Outputs
 from gradguard.adapters.torch_spy import Spy, first_tensor
 from gradguard.adapters.torch_training import clean
@@ -35,9 +34,13 @@ AGAIN = 8
 
 
 def hold(mode: TorchFunctionMode) -> None:
-    """Put a mode at the bottom of the stack (above a default device): nobody who leaves a mode of their own takes it away."""
+    """Put a mode at the bottom of the stack: who leaves a mode of their own takes the one at its top.
+
+    Only the default device, which wants to be the lowest itself, stays below.
+    """
     above = [_pop_mode() for _ in _get_current_function_mode_stack()]
-    if above and isinstance(above[-1], DeviceContext):
+    default = getattr(getattr(torch, "_GLOBAL_DEVICE_CONTEXT", None), "device_context", None)
+    if above and above[-1] is default:
         _push_mode(above.pop())
     for one in (mode, *reversed(above)):
         _push_mode(one)
@@ -112,8 +115,8 @@ class Looks:
 
     def _hook(self, module: torch.nn.Module) -> None:
         if module not in self._handles:
-            before = module.register_forward_pre_hook(self._enter, with_kwargs=True)
-            after = module.register_forward_hook(self._leave, always_call=True)
+            before = module.register_forward_pre_hook(Hook(self._enter), with_kwargs=True)
+            after = module.register_forward_hook(Hook(self._leave), always_call=True)
             self._handles[module] = [before, after]
 
     def _keep_entries(self) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from gradguard.adapters.observing_base import LayerUnits
-from gradguard.adapters.torch_compiled import left_alone, unseen
+from gradguard.adapters.torch_compiled import Hook, left_alone, unseen
 from gradguard.adapters.torch_spy import first_tensor
 from gradguard.adapters.torch_training import clean
 
@@ -53,7 +53,7 @@ class Peaks:
             self.largest[path] = peak if old is None else torch.maximum(old, peak)
 
         left_alone(hook)
-        return hook
+        return Hook(hook)
 
     def alive(self, units: Sequence[LayerUnits]) -> tuple[LayerUnits, ...]:
         """The units with what every step saw."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import io
 from collections.abc import Callable
 from typing import Any
 
@@ -376,3 +378,96 @@ def test_bad_input_is_a_clear_error_at_once(given: dict[str, Any], text: str) ->
 def test_what_is_recorded_must_be_a_number() -> None:
     with gg.watch(nn.Linear(2, 2)) as watch, pytest.raises(gg.UsageError, match="takes a scalar, got str"):
         watch.record(loss="low")
+
+
+def test_snapshots_of_the_model_in_the_loop_are_models_of_their_own() -> None:
+    model = net()
+    optimizer = sgd(model)
+    copies: list[Any] = []
+    with gg.watch(model, optimizer=optimizer, units="every") as watch:
+        for _ in range(4):
+            train(model, optimizer, watch, 2)
+            stored = io.BytesIO()
+            torch.save(model, stored)
+            stored.seek(0)
+            copies += [copy.deepcopy(model), torch.load(stored, weights_only=False)]
+        before = watch._seen.looks.forwards
+        ends = [[p.clone() for p in one.parameters()] for one in copies]
+        train(model, optimizer, watch, 2)
+        for one in copies:
+            one(batch(0)[0]).sum().backward()
+        assert watch._seen.looks.forwards == before + 2
+    assert all(
+        torch.equal(a, b) for one, end in zip(copies, ends, strict=True) for a, b in zip(one.parameters(), end, strict=True)
+    )
+    assert watch.report().ok
+
+
+def test_a_teacher_and_a_stopped_gradient_are_healthy() -> None:
+    torch.manual_seed(0)
+    encoder = nn.Sequential(nn.Linear(6, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 8))
+    model = nn.ModuleDict({"encoder": encoder, "head": nn.Linear(8, 8), "teacher": copy.deepcopy(encoder)})
+    optimizer = torch.optim.SGD([*encoder.parameters(), *model["head"].parameters()], 0.05)
+    with gg.watch(model, optimizer=optimizer) as watch:
+        for i in range(30):
+            x = batch(i)[0]
+            with torch.no_grad():
+                target = model["teacher"](x)
+            a, b = encoder(x), encoder(x + 0.1)
+            loss = -functional.cosine_similarity(model["head"](a), b.detach()).mean()
+            loss = loss - functional.cosine_similarity(model["head"](b), target).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            watch.record(loss=loss)
+    report = watch.report()
+    assert report.ok, str(report)
+    assert {f.message for f in report.findings} == {f"teacher.{i}: never called in this loss" for i in (0, 3)}
+
+
+def test_watches_of_one_model_do_not_disturb_each_other() -> None:
+    model = net()
+    optimizer = sgd(model)
+    with gg.watch(model, optimizer=optimizer) as first, gg.watch(model, optimizer=optimizer) as second:
+        train(model, optimizer, first)
+    one, other = first.report(), second.report()
+    for name in ("units", "flow"):
+        assert one.tables[name].astype(str).equals(other.tables[name].astype(str))
+
+
+@pytest.mark.parametrize("default", [False, True])
+def test_devices_that_come_and_go_around_a_part(default: bool) -> None:
+    model = Parts()
+    optimizer = sgd(model)
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        with torch.device("cpu"):
+            z = model.encode(x)
+        torch.set_default_device("cpu" if default else None)
+        result = model.decode(z)
+        torch.set_default_device(None)
+        return result
+
+    with gg.watch(model, optimizer=optimizer) as watch:
+        train(model, optimizer, watch, forward=forward)
+    assert not torch.overrides._get_current_function_mode_stack()
+    assert len(watch.report().tables["units"]) == 4
+
+
+def test_per_sample_gradients_by_transforms_are_left_alone() -> None:
+    model = net()
+    optimizer = sgd(model)
+
+    def loss(parameters: Any, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return functional.cross_entropy(torch.func.functional_call(model, parameters, (x[None],)), y[None])
+
+    with gg.watch(model, optimizer=optimizer) as watch:
+        for i in range(6):
+            parameters = {name: p.detach() for name, p in model.named_parameters()}
+            each = torch.func.vmap(torch.func.grad(loss), (None, 0, 0))(parameters, *batch(i))
+            for name, parameter in model.named_parameters():
+                parameter.grad = each[name].mean(0)
+            optimizer.step()
+    report = watch.report()
+    assert report.ok, str(report)
+    assert len(report.tables["flow"]) == 4
