@@ -413,7 +413,7 @@ def double_sigmoid(seed: int) -> Program:
     return Program(model, loader(x, functional.one_hot(y, 10).float(), 64, seed), bce, adam(model))
 
 
-@case("FX9", "NaN born in a module: the root of a difference that is 0", "GG203", "GG302")
+@case("FX9", "NaN born in a module: the root of a difference that is 0", "GG203", "GG102", "GG302")
 def root(seed: int) -> Program:
     class Root(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
