@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from gradguard.finding import Finding
@@ -25,12 +27,21 @@ def finding(name: str) -> Finding:
         (["GG401", "GG406"], "GG401"),
         (["GG201", "GG204", "GG404/sum", "GG406"], "GG404/sum"),
         (["GG204", "GG406", "GG303", "GG501"], "GG501"),
+        (["GG201", "GG303/cut"], "GG303/cut"),  # what lies below a cut is not trained
+        (["GG201", "GG303/unused"], "GG201"),
+        (["GG102", "GG203/output"], "GG203/output"),
+        (["GG503", "GG201", "GG401", "GG404"], "GG503"),
     ],
 )
 def test_roots(found: list[str], root: str) -> None:
     ordered = triage([finding(name) for name in found])
     assert ordered[0].message == root
     assert [f.message for f in ordered if not f.caused_by] == [root]
+
+
+def test_values_that_a_gradient_made_are_not_its_cause() -> None:
+    gradient, value = replace(finding("GG102"), step=0), replace(finding("GG203/output"), step=3)
+    assert not any(f.caused_by for f in triage([gradient, value]))
 
 
 def test_no_two_findings_explain_each_other() -> None:
