@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["Hook", "compiling", "is_compiled", "left_alone", "unseen"]
+__all__ = ["Hook", "compiling", "is_compiled", "is_scripted", "left_alone", "unseen"]
 
 _frames: Any = torch._C._dynamo.eval_frame
 
@@ -37,6 +37,11 @@ class Hook:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _idle, ()
+
+
+def is_scripted(module: torch.nn.Module) -> bool:
+    """``torch.jit.script(module)``, which takes no hooks."""
+    return isinstance(module, torch.jit.ScriptModule)
 
 
 def is_compiled(module: torch.nn.Module) -> bool:

@@ -11,7 +11,7 @@ import torch
 
 from gradguard.adapters.modes_base import ModeFacts
 from gradguard.adapters.torch_buffers import kept_buffers
-from gradguard.adapters.torch_compiled import Hook, left_alone, unseen
+from gradguard.adapters.torch_compiled import Hook, is_scripted, left_alone, unseen
 from gradguard.adapters.torch_training import Session, TorchTraining, clean, preserved_rng, untouched
 
 __all__ = ["ModeWatch", "dependent_modules", "modes_of"]
@@ -129,7 +129,7 @@ class ModeWatch:
 
     def install(self) -> list[Any]:
         """Hooks that see calls without gradients, to be removed by the caller."""
-        return [root.module.register_forward_pre_hook(Hook(root.called)) for root in self.roots]
+        return [root.module.register_forward_pre_hook(Hook(root.called)) for root in self.roots if not is_scripted(root.module)]
 
     def step(self, optimizer: torch.optim.Optimizer) -> None:
         """A step of this optimizer begins."""

@@ -32,7 +32,8 @@ def identical_rows(parameter: torch.Tensor) -> bool:
     """All rows of a matrix are the same within 1e-6 of its largest entry."""
     if parameter.ndim < 2 or parameter.shape[0] < 2 or parameter.numel() == 0:
         return False
-    rows = parameter.detach().reshape(parameter.shape[0], -1).float()
+    rows = parameter.detach().reshape(parameter.shape[0], -1)
+    rows = rows if rows.is_complex() else rows.float()
     return bool((rows - rows[:1]).abs().max() <= 1e-6 * rows.abs().max())
 
 

@@ -14,7 +14,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from gradguard.adapters.observing_base import AttentionFacts, CodeFacts, LayerUnits, ModuleFacts
-from gradguard.adapters.torch_compiled import Hook, left_alone, unseen
+from gradguard.adapters.torch_compiled import Hook, is_scripted, left_alone, unseen
 from gradguard.adapters.torch_spy_attention import AttentionSums
 from gradguard.adapters.torch_spy_choices import Choices
 from gradguard.adapters.torch_spy_cuts import Cuts, tensors_in
@@ -106,6 +106,8 @@ class Spy(TorchFunctionMode):
     def hook(self) -> None:
         """Hooks on every module; also where a call raises, its end is seen."""
         for module in self.model.modules():
+            if is_scripted(module):
+                continue
             self._handles.append(module.register_forward_pre_hook(Hook(self.enter), with_kwargs=True))
             self._handles.append(module.register_forward_hook(Hook(self._leave), with_kwargs=True, always_call=True))
         self.stack.clear()

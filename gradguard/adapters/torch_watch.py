@@ -17,7 +17,7 @@ import torch
 from gradguard.adapters.base import Counts
 from gradguard.adapters.nesting import flatten
 from gradguard.adapters.observing_base import LayerUnits, Look, Nonfinite
-from gradguard.adapters.torch_compiled import compiling, is_compiled, left_alone
+from gradguard.adapters.torch_compiled import compiling, is_compiled, is_scripted, left_alone
 from gradguard.adapters.torch_modes import ModeWatch
 from gradguard.adapters.torch_observe import identical_rows
 from gradguard.adapters.torch_stale import StaleWatch
@@ -35,15 +35,29 @@ __all__ = ["TorchWatch", "one_model"]
 
 
 def one_model(model: Any) -> torch.nn.Module | None:
-    """The module, or one container around a dict or sequence of them; None for everything else."""
+    """The module, or one container around a dict or sequence of them; None for everything else.
+
+    Raises:
+        UsageError: its parameters have no shape yet, or a name cannot be one of a module.
+    """
     if isinstance(model, torch.nn.Module):
+        lazy = next((n for n, p in model.named_parameters() if isinstance(p, torch.nn.parameter.UninitializedParameter)), None)
+        if lazy is not None:
+            raise UsageError(
+                f"{lazy} is not initialised: its shape is not known before the first pass",
+                where=type(model).__name__,
+                todo="call the model on one batch before gg.watch(...)",
+            )
         return model
     parts = list(model.values()) if isinstance(model, dict) else list(model) if isinstance(model, list | tuple) else []
     if not parts or not all(isinstance(part, torch.nn.Module) for part in parts):
         return None
     if isinstance(model, dict):
-        return torch.nn.ModuleDict({str(name): part for name, part in model.items()})
-    return torch.nn.ModuleList(parts)
+        wrong = next((name for name in model if not isinstance(name, str) or not name or "." in name), None)
+        if wrong is not None:
+            raise UsageError(f"a dict of models takes names without dots, got {wrong!r}", where="watch")
+        return one_model(torch.nn.ModuleDict(model))
+    return one_model(torch.nn.ModuleList(parts))
 
 
 class TorchWatch:
@@ -65,7 +79,7 @@ class TorchWatch:
         self.notes: tuple[str, ...] = ()
         self.named = [(clean(n), p) for n, p in model.named_parameters() if p.requires_grad]
         self.blocks = tuple(Block(name=n, shape=tuple(p.shape), dtype=str(p.dtype)) for n, p in self.named)
-        self.compiled = any(is_compiled(module) for module in model.modules())
+        self.compiled = is_scripted(model) or any(is_compiled(module) for module in model.modules())
         if self.compiled:
             self.notes = ("the model is compiled: its units were not looked at",)
         self.steps = Steps(self.named, self.optimizers, every)
@@ -235,6 +249,7 @@ class TorchWatch:
     def parameters(self) -> tuple[ParameterFacts, ...]:
         """Every parameter as the loop used it: trainable at the start and since, in a group then or now."""
         groups = self._group_of_parameters() | self._groups
+        owners = dict(self.model.named_modules(remove_duplicate=False))
         followed = {id(p): i for i, p in enumerate(self.steps.params)}
         facts = []
         for name, parameter in self.model.named_parameters():
@@ -247,7 +262,7 @@ class TorchWatch:
                     shape=tuple(parameter.shape),
                     dtype=str(parameter.dtype).removeprefix("torch."),
                     module=clean(path),
-                    owner=type(self.model.get_submodule(path)).__name__,
+                    owner=type(owners[path]).__name__,
                     trainable=index is not None and (trained or parameter.requires_grad),
                     group=groups.get(id(parameter)),
                 )

@@ -15,7 +15,7 @@ import torch
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _push_mode
 
 from gradguard.adapters.observing_base import LayerUnits, Look, Nonfinite
-from gradguard.adapters.torch_compiled import Hook, is_compiled, left_alone, unseen
+from gradguard.adapters.torch_compiled import Hook, is_compiled, is_scripted, left_alone, unseen
 from gradguard.adapters.torch_outputs import Outputs
 from gradguard.adapters.torch_spy import Spy, first_tensor
 from gradguard.adapters.torch_training import clean
@@ -114,7 +114,7 @@ class Looks:
         self.suspect = None
 
     def _hook(self, module: torch.nn.Module) -> None:
-        if module not in self._handles:
+        if module not in self._handles and not is_scripted(module):
             before = module.register_forward_pre_hook(Hook(self._enter), with_kwargs=True)
             after = module.register_forward_hook(Hook(self._leave), always_call=True)
             self._handles[module] = [before, after]

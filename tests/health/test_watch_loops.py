@@ -366,6 +366,8 @@ def test_limits_by_block_reach_the_watched_rules() -> None:
         ({"select": "GG101"}, "leaves no rule that watch judges"),
         ({"model": [nn.Linear(2, 2), 3]}, "got a list of Linear, int"),
         ({"model": {}}, "or a dict or sequence of them, got dict"),
+        ({"model": {"a.b": nn.Linear(2, 2)}}, "names without dots, got 'a.b'"),
+        ({"model": [nn.LazyLinear(2)]}, "is not initialised"),
         ({"optimizer": [sgd(nn.Linear(2, 2)), "adam"]}, "got str"),
     ],
 )
@@ -471,3 +473,46 @@ def test_per_sample_gradients_by_transforms_are_left_alone() -> None:
     report = watch.report()
     assert report.ok, str(report)
     assert len(report.tables["flow"]) == 4
+
+
+class Complex(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.head = nn.Parameter(torch.randn(6, 8, dtype=torch.cfloat)), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head((x.to(torch.cfloat) @ self.weight).abs())
+
+
+class Rows(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.head = nn.Embedding(50, 8, sparse=True), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.table((x.abs() * 10).long().clamp(max=49)).mean(1))
+
+
+@pytest.mark.parametrize("make", [Complex, Rows])
+def test_parameters_and_gradients_that_are_no_dense_real_numbers(make: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    model = make()
+    optimizer = sgd(model)
+    with gg.watch(model, optimizer=optimizer) as watch:
+        train(model, optimizer, watch)
+    report = watch.report()
+    assert report.ok, str(report)
+    assert not watch._seen.notes
+    assert bool((report.tables["curve"]["grad_norm"][:20] > 0).all())
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+@pytest.mark.parametrize("whole", [True, False])
+def test_scripted_models_take_no_hooks(whole: bool) -> None:
+    model: Any = torch.jit.script(net()) if whole else nn.Sequential(torch.jit.script(nn.Linear(6, 6)), *net())
+    optimizer = sgd(model)
+    with gg.watch(model, optimizer=optimizer, units="every") as watch:
+        train(model, optimizer, watch)
+    report = watch.report()
+    assert report.ok, str(report)
+    assert (report.checks[0].status == "skipped") is whole
