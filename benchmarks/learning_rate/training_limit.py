@@ -54,43 +54,49 @@ def end_of_run(net: Net, optimizer: str, lr: float, seed: int) -> tuple[float, f
 
 
 class Yardstick:
-    """Ends by rate and seed, judged together."""
+    """Ends by rate and seed, judged together; seeds are run as far as they can still change a majority."""
 
     def __init__(self, net: Net, optimizer: str) -> None:
         self.net, self.optimizer = net, optimizer
-        self.ends: dict[float, list[tuple[float, float]]] = {}
+        self.ends: dict[float, dict[int, tuple[float, float]]] = {}
 
-    def run(self, lr: float) -> None:
-        """Five seeds."""
-        self.ends[lr] = [end_of_run(self.net, self.optimizer, lr, seed) for seed in range(SEEDS)]
+    def end(self, lr: float, seed: int) -> tuple[float, float]:
+        """One run, once."""
+        ends = self.ends.setdefault(lr, {})
+        if seed not in ends:
+            ends[seed] = end_of_run(self.net, self.optimizer, lr, seed)
+        return ends[seed]
 
     def fails(self, lr: float) -> bool:
         """Most seeds end worse than half-way to the best end of any lower rate."""
-        bad = 0
-        for seed, (start, end) in enumerate(self.ends[lr]):
-            best = min([start, *(ends[seed][1] for other, ends in self.ends.items() if other < lr)])
-            bad += not end <= start - 0.5 * (start - best) if best < start else not end <= start
-        return bad > SEEDS / 2
+        bad = good = 0
+        lower = [other for other in self.ends if other < lr]
+        for seed in range(SEEDS):
+            start, end = self.end(lr, seed)
+            best = min([start, *(self.end(other, seed)[1] for other in lower)])
+            failed = not end <= start - 0.5 * (start - best) if best < start else not end <= start
+            bad, good = bad + failed, good + (not failed)
+            if max(bad, good) > SEEDS / 2:
+                break
+        return bad > good
 
     def learns(self) -> bool:
         """Whether some rate covers a tenth of the loss at the start, in the median over seeds."""
-        falls = [float(np.median([1 - end / start for start, end in ends])) for ends in self.ends.values()]
+        falls = [float(np.median([1 - end / start for start, end in ends.values()])) for ends in self.ends.values()]
         return max(falls) > 0.1
 
     def limit(self) -> float:
         """Between the largest rate below the first that fails, and that."""
         lr = START[self.optimizer] / 10
-        self.run(lr / 10)
-        self.run(lr)
+        self.end(lr / 10, 0)
+        self.end(lr, 0)
         while lr < 1e4:
             lr *= 10
-            self.run(lr)
             if self.fails(lr):
                 break
         low, high = lr / 10, lr
         while high / low > 1.34:
             middle = math.sqrt(low * high)
-            self.run(middle)
             low, high = (low, middle) if self.fails(middle) else (middle, high)
         return math.sqrt(low * high)
 

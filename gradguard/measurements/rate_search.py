@@ -98,13 +98,16 @@ class RateSearch:
         return len(self.short) < RUNS - FOR_LONGER and factor < FARTHEST
 
     def _refine(self) -> None:
-        """Longer runs: up from the low end of the decade, then between; down where even that end does not last."""
+        """Longer runs at the low end of the decade (further down where that does not last), at its high end, then between."""
         factor = self.low
         self._long(factor)
         while factor > 2 * DEPTH and factor in self.long and not self._holds(self.long[factor]):
             factor /= 10.0
             self._long(factor)
         self._bracket()
+        if self.low in self.long and self.high < math.inf:
+            self._long(self.high)
+            self._bracket()
         while self.low > 0 and self._more():
             if self.high == math.inf:  # what a short run took for divergence came back in a longer one
                 factor = 10.0 * self.low

@@ -112,8 +112,9 @@ class RateLimits:
     """What counts as diverged, in units of the scale.
 
     ``worse``: the end lies this far above the start. ``rise``: a blow-up. ``recovered``: the part of a lower rate's gain
-    that a run must reach after a blow-up, and a long one in any case; ``reached``: a short one without a blow-up. ``overshoot``: what the median step adds to
-    the loss of the batch that it was made for. A lower rate's gain is that after as many steps.
+    that a run must reach after a blow-up, and a long one in any case; ``reached``: a short one without a blow-up. A lower
+    rate's gain is that after as many steps. ``overshoot``: what the median step adds to the loss of the batch that it was
+    made for.
     """
 
     worse: float = 0.05
