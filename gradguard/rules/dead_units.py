@@ -5,14 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from gradguard.errors import UsageError
 from gradguard.finding import Finding, Outcome
 from gradguard.measurements.base import Evidence, the
+from gradguard.measurements.passes import Passes
 from gradguard.measurements.progress import LONGER, Progress, progress
+from gradguard.measurements.training_run import TrainingRun
 from gradguard.measurements.units import LayerState, UnitStates
 from gradguard.rules.base import Rule
 
 __all__ = ["DeadUnits"]
+
+CHANCE = 1e-3
+"""A unit whose input hardly varies is dead at birth with a chance of one half: a layer of a few units may be, by chance."""
+SAME = 1e-4
+"""Relative spread of the outputs over samples below which they are the same for all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,9 +31,9 @@ class DeadUnits(Rule):
     What it does:
         Takes per unit the largest derivative of its activation over all samples and all positions seen (exactly 0 for
         ReLU and its kind; below 1e-3 for smooth activations), before and after the training run. A whole dead layer is
-        an error, and so is half of a layer that was alive and died. Half of a layer from birth is an error where the loss
-        has not fallen by half (of what guessing gives, where that is known) in a longer run. Pruned units (all
-        incoming weights exactly 0) do not count.
+        an error, and so is half of a layer that was alive and died. Half of a layer from birth, or all of a layer of fewer
+        than ten units (which may be chance) that has a way around it, is an error where the loss has not fallen by half (of
+        what guessing gives, where that is known) in a longer run. Pruned units (all incoming weights exactly 0) do not count.
 
     Why is this bad:
         A dead unit never learns again: its gradient is 0, and so is that of everything that acts through it alone.
@@ -76,9 +85,10 @@ class DeadUnits(Rule):
             whole = state.dead == state.units and (enough or state.units > 1)
             died = state.dead - state.born_dead >= self.dead * state.units
             hinders = consequence.verdict == "fails" or (consequence.final and not consequence.strong)
-            if whole or (share >= self.dead and enough and (died or hinders)):
+            certain = died or 0.5**state.units < CHANCE or not _around(state, evidence)
+            if (whole and (certain or hinders)) or (share >= self.dead and enough and (died or hinders)):
                 failed.append(state)
-            elif share >= self.warn and enough:
+            elif share >= self.warn and (enough or whole):
                 warned.append(state)
                 unsure = unsure or (share >= self.dead and not consequence.strong)
         requests = (LONGER,) if unsure and not consequence.longest else ()
@@ -126,3 +136,18 @@ class DeadUnits(Rule):
     def _others(state: LayerState, layers: list[LayerState]) -> str:
         others = [f"{s.name} {s.dead} of {s.units}" for s in layers if s is not state]
         return f"; also {', '.join(others[:6])}{', ...' if len(others) > 6 else ''}" if others else ""
+
+
+def _around(state: LayerState, evidence: Evidence) -> bool:
+    """Whether the model has a way around a dead layer: without one all outputs are the same, and nothing before it learns."""
+    passes = the(evidence, Passes)
+    if passes is None:
+        return False
+    if passes.last.outputs is not None:
+        return bool(passes.last.outputs.spread > SAME)
+    run = the(evidence, TrainingRun)
+    order = passes.last.order
+    if run is None or state.block not in order or not len(run.trace.gradient):
+        return False
+    largest = dict(zip(run.trace.blocks, np.nanmax(run.trace.gradient, axis=0).tolist(), strict=True))
+    return any(largest.get(block, 0.0) > 0 for block in order[: order.index(state.block)])

@@ -18,6 +18,9 @@ from gradguard.rules.base import Rule
 
 __all__ = ["UnexpectedInitialLoss"]
 
+FELL = 0.1
+"""A loss that falls by this part in a short run is on its way down: how far it gets is a matter of steps."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class UnexpectedInitialLoss(Rule):
@@ -27,7 +30,8 @@ class UnexpectedInitialLoss(Rule):
         Compares the loss before training with log(classes), the cross-entropy of a uniform guess (log 2 for binary
         cross-entropy), and a batch's loss with those of its halves: a mean is their mean, a sum their sum. Both are
         warnings, and errors where the short run at the user's rate shows a consequence: it blew up, or it is still above
-        the guess at its end. A loss or a gradient that is not finite before any step is an error: no rate helps.
+        the guess at its end and has not fallen by a tenth. A loss or a gradient that is not finite before any step is an
+        error: no rate helps.
 
     Why is this bad:
         A loss far above the guess is sure of wrong answers: an initialisation that is too wide, unscaled data, an output
@@ -110,7 +114,9 @@ class UnexpectedInitialLoss(Rule):
             return []
         run = observed.own if observed is not None else None
         end = float(np.median(run.losses[run.tail])) if run is not None and run.losses else math.nan
-        stays = run is not None and bool(run.stopped or end - first.loss + first.data_loss > self.warn * first.uniform)
+        after = end - first.loss + first.data_loss
+        far = after > self.warn * first.uniform and not after < (1 - FELL) * first.data_loss
+        stays = run is not None and bool(run.stopped or far)
         failed = first.data_loss > self.factor * first.uniform + 1.0 and stays
         guess = f"log({first.classes})" if first.kind in ("cross_entropy", "nll") else "log(2)"
         return [

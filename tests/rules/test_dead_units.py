@@ -17,6 +17,8 @@ from tests.rules.health_evidence import FAILS, WORKS, evidence, longer, passes, 
     ("layer", "losses", "loss", "expected"),
     [
         (state(64), WORKS, 0.2, ["error"]),  # a whole layer, whatever the loss says
+        (state(2, units=2), WORKS, 0.2, ["warning"]),  # two units may be dead by chance, and there is a way around
+        (state(2, units=2), FAILS, 2.3, ["error"]),
         (state(64, samples=4), WORKS, 0.2, []),  # four values say nothing
         (state(40), FAILS, 2.3, ["error"]),
         (state(40), WORKS, 0.2, ["warning"]),  # half a layer, and training works

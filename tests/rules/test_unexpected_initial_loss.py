@@ -37,6 +37,8 @@ def test_far_and_not_repaired_is_an_error() -> None:
     assert "17.4 times that of a uniform guess, log(10) = 2.303" in outcome.findings[0].message
     repaired = observed(run(1.0, 1.0, 1.0, 1.0, start=40.0))
     assert judge(first(40.0), rate_observation=repaired).status == "passed"
+    on_its_way = observed(run(1.0, 38.0, 36.0, 34.0, start=40.0))
+    assert [f.severity for f in judge(first(40.0), rate_observation=on_its_way).findings] == ["warning"]
 
 
 def test_not_finite_before_any_step_is_an_error() -> None:
