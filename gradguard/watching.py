@@ -16,7 +16,7 @@ from gradguard.judging import check_ignores, judge
 from gradguard.measurements.base import Measurement, Unavailable
 from gradguard.measurements.modes import Modes
 from gradguard.measurements.passes import Passes
-from gradguard.measurements.training_run import TrainingRun
+from gradguard.measurements.training_run import NeverStepped, TrainingRun
 from gradguard.measurements.underflow import Underflow
 from gradguard.report import Report
 from gradguard.rules.limits import build_rules, parse_limits
@@ -51,7 +51,9 @@ class Watch:
         self._ignores = check_ignores(as_ignores(ignore))
 
     def record(self, loss: Any = None, output: Any = None, labels: Any = None) -> None:
-        """The loss of this batch (before or after its backward), and the outputs and labels where you have them.
+        """The loss of this batch, and the outputs and labels where you have them.
+
+        Before or after its backward, or its step; before, its graph still shows predictions and labels by itself.
 
         Nothing is transferred from the device now. Without the loss, rules that need it are skipped and say so.
 
@@ -92,7 +94,8 @@ class Watch:
                 evidence["passes"] = Unavailable(wanted="passes", reason=seen.unlooked)
         if not seen.steps.count:
             reason = "no optimizer step was seen" if seen.optimizers else "no optimizer was given"
-            evidence["training_run"] = Unavailable(wanted="training_run", reason=reason)
+            losses = seen.recorded.graphs if seen.optimizers else 0
+            evidence["training_run"] = NeverStepped(wanted="training_run", reason=reason, losses=losses)
             evidence["modes"] = Unavailable(wanted="modes", reason=reason)
         recorded = seen.recorded.count > 0
         rules = build_rules([code for code in self._codes if recorded or code not in LOOP_RULES], self._limits)
@@ -175,7 +178,7 @@ def watch(
         optimizer: its optimizer, or a sequence or dict of them.
         objective: ``"supervised"``, ``"adversarial"``, ``"reinforcement"`` or ``"metric"``.
         every: norms are taken at every ``every``-th step (and at each of the first 20).
-        looks_every: forward passes between two looks at units (the first three are looked at).
+        looks_every: forward passes between two looks at units at most (the first three, and ever rarer ones, are looked at).
         units: ``"looks"``, or ``"every"`` to follow ReLU units on every step.
         select: rules by code, slug or prefix.
         ignore: accepted findings, each with its reason.

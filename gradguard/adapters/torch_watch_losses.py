@@ -28,6 +28,7 @@ class Recorded:
     def __init__(self, every: int) -> None:
         self.every = every
         self.count = 0
+        self.graphs = 0
         self.losses: tuple[LossFacts, ...] = ()
         self.first = Outputs()
         self.latest: deque[Prediction | tuple[torch.Tensor, Any]] = deque(maxlen=KEPT)
@@ -38,6 +39,7 @@ class Recorded:
         due = self.count < FIRST or self.count % self.every == 0
         self.count += 1
         graph = loss if loss is not None and loss.grad_fn is not None else None
+        self.graphs += graph is not None
         if graph is not None and not self.losses and self._read < FIRST:
             self._read += 1
             self.losses = losses_of(graph)

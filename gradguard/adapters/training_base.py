@@ -58,6 +58,8 @@ class OptimizerFacts:
     lrs: tuple[float, ...] = ()
     foreign: int = 0
     owned: int = 0
+    same: int = 0
+    """How many optimizers hold exactly the parameters of another one."""
     notes: tuple[str, ...] = ()
 
 

@@ -21,6 +21,8 @@ LONGER = Request(measurement="long_run")
 PRIOR_SHARE = {"cross_entropy": 0.95, "bce": 0.95, "mse": 0.9, "absolute": 0.95}
 """A loss above this share of the prior's is no better than guessing the labels' distribution."""
 
+STILL = 0.005
+"""Progress of the predictions in half of a run, relative to the prior, below which they stand still."""
 LEAST_PROGRESS = 0.02
 GOOD_PROGRESS = 0.1
 ENOUGH = 200
@@ -109,6 +111,12 @@ def progress(evidence: Evidence) -> Progress:
     if known:
         assert outputs is not None
         text += f"; guessing the labels' distribution gives {prior:.4g}"
+    middle = longer.middle.outputs if longer is not None and longer.middle is not None else None
+    if known and middle is not None and math.isfinite(middle.data_loss):
+        # a penalty that falls is no progress of the predictions
+        moving = middle.data_loss - data > STILL * prior
+        plateau = enough and not moving
+        text += f"; that of the predictions went from {middle.data_loss:.4g} to {data:.4g} in the second half"
     facts: Any = {
         "fall": share,
         "plateau": plateau,

@@ -11,7 +11,7 @@ from gradguard.adapters.training_base import OptimizerFacts, ParameterFacts, Ste
 from gradguard.finding import Table
 from gradguard.measurements.base import Evidence, Measurement, Unavailable
 
-__all__ = ["COMPARED", "TrainingRun", "curve", "measure", "nonfinite_step", "overflowed"]
+__all__ = ["COMPARED", "NeverStepped", "TrainingRun", "curve", "measure", "nonfinite_step", "overflowed"]
 
 COMPARED = 8
 """Batches whose loss is taken before the first and after the last step."""
@@ -41,6 +41,13 @@ class TrainingRun(Measurement):
     def tables(self) -> dict[str, Table]:
         """The table ``curve``."""
         return {"curve": curve(self.trace)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeverStepped(Unavailable):
+    """A watched loop in which no optimizer stepped; ``losses`` with a graph were recorded."""
+
+    losses: int = 0
 
 
 def nonfinite_step(run: TrainingRun) -> tuple[StepFacts, list[str]] | None:

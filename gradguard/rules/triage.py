@@ -18,7 +18,7 @@ CAUSES: dict[str, tuple[str, ...]] = {
     "GG107": ("GG106", "GG108"),
     "GG109": ("GG101", "GG105", "GG106"),
     "GG111": ("GG101",),
-    "GG102": ("GG203/output",),
+    "GG102": ("GG203/output", "GG302/at birth", "GG302/time"),
     "GG101": ("GG104", "GG102", "GG106", "GG107", "GG108", "GG113"),
     "GG103": ("GG104", "GG102"),
     "GG113": ("GG104",),
@@ -37,8 +37,8 @@ CAUSES: dict[str, tuple[str, ...]] = {
     "GG302/not finite": ("GG102",),
     "GG302/overflow": ("GG406/ascent", "GG404/sum", "GG302/at birth", "GG502", "GG401"),
     "GG301": ("GG501", "GG206", "GG303", "GG201", "GG502", "GG503"),
-    "GG303": ("GG206", "GG201", "GG501"),
-    "GG303/cut": ("GG206", "GG501"),
+    "GG303": ("GG307", "GG206", "GG201", "GG501"),
+    "GG303/cut": ("GG307", "GG206", "GG501"),
     "GG401": ("GG102", "GG501", "GG406/ascent", "GG404", "GG302/at birth", "GG302/time", "GG502", "GG503"),
     "GG402": ("GG102", "GG203", "GG406/ascent", "GG401", "GG404", "GG304"),
     "GG403": ("GG501", "GG206", "GG303", "GG201", "GG301", "GG202", "GG503"),
@@ -107,7 +107,8 @@ def _cause(finding: Finding, found: list[Finding]) -> str:
                 continue
             if finding.code == "GG102" and (other.step or 0) > (finding.step or 0):
                 continue  # the values became what the gradient had made of the weights
-            same_place = not other.block or other.block == finding.block
+            within = bool(finding.module) and not finding.block and other.module == finding.module
+            same_place = not other.block or other.block == finding.block or within
             severe = RANK[other.severity] <= RANK[finding.severity]
             if other.scenario == finding.scenario and same_place and severe:
                 return other.fingerprint

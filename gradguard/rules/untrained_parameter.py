@@ -13,7 +13,7 @@ from gradguard.measurements.base import Evidence, the
 from gradguard.measurements.dependence import Dependence
 from gradguard.measurements.passes import Passes
 from gradguard.measurements.progress import Progress, progress
-from gradguard.measurements.training_run import TrainingRun
+from gradguard.measurements.training_run import NeverStepped, TrainingRun
 from gradguard.rules.base import Rule
 
 __all__ = ["UntrainedParameter"]
@@ -49,6 +49,7 @@ class UntrainedParameter(Rule):
     Options:
         steps: optimizer steps after which gradients of exactly 0 are a verdict.
         change: relative change of the loss from which on it depends on a module.
+        losses: losses with a graph that a loop records without any optimizer step, which are a verdict.
 
     References:
         PyTorch, Autograd mechanics (docs).
@@ -61,6 +62,23 @@ class UntrainedParameter(Rule):
 
     steps: int = 20
     change: float = 1e-7
+    losses: int = 30
+
+    def check(self, evidence: Evidence) -> Outcome:
+        """As for other rules; a loop that never steps is an error of its own."""
+        found = evidence.get("training_run")
+        if isinstance(found, NeverStepped) and found.losses >= self.losses:
+            return self.outcome(
+                [
+                    self._wrong(
+                        f"{found.losses} losses were recorded and no optimizer ever stepped: nothing is trained",
+                        "optimizer.step() is missing, or another optimizer is stepped than the one that was given",
+                        "call optimizer.step() after backward()",
+                        found.losses,
+                    )
+                ]
+            )
+        return super().check(evidence)
 
     def judge(self, evidence: Evidence) -> Outcome:
         """One finding for each module, and one for the optimizer."""
@@ -229,6 +247,18 @@ class UntrainedParameter(Rule):
                     "make the optimizer from model.parameters() of the model that is trained",
                     foreign,
                     total,
+                )
+            ]
+        alone = [p.name for p in trainable if p.group is None]
+        if run.optimizer.same and alone:
+            return [
+                self._wrong(
+                    f"two optimizers hold the same parameters, and none holds {', '.join(alone[:4])}"
+                    + (", ..." if len(alone) > 4 else ""),
+                    "an optimizer that was made of the wrong module's parameters",
+                    "one optimizer for each part, each with its own parameters",
+                    len(alone),
+                    len(trainable),
                 )
             ]
         if foreign and missing:

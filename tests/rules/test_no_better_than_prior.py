@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from gradguard.adapters.observing_base import Look
 from gradguard.rules.no_better_than_prior import NoBetterThanPrior
 from tests.rules.health_evidence import FAILS, WORKS, evidence, longer, outputs, passes, run
 
@@ -60,3 +62,10 @@ def test_a_loss_that_falls_while_predictions_get_worse_has_the_wrong_sign() -> N
 def test_labels_that_are_all_the_same(columns: dict[str, Any], objective: str, status: str) -> None:
     looks = passes({"outputs": outputs(**columns)}, {"outputs": outputs(**columns)})
     assert NoBetterThanPrior().check(evidence(run(WORKS, objective=objective), looks)).status == status
+
+
+@pytest.mark.parametrize(("middle", "status"), [(2.3, "failed"), (2.6, "passed")])
+def test_a_penalty_that_falls_is_no_progress_of_the_predictions(middle: float, status: str) -> None:
+    ran = longer((30.0, 5.0), 2.3)
+    ran = replace(ran, middle=Look(step=150, outputs=outputs(middle)))
+    assert NoBetterThanPrior().check(evidence(*SHORT, ran)).status == status

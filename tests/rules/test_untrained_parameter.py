@@ -10,6 +10,7 @@ import pytest
 
 from gradguard.adapters.training_base import OptimizerFacts
 from gradguard.measurements.dependence import Dependence
+from gradguard.measurements.training_run import NeverStepped
 from gradguard.rules.untrained_parameter import UntrainedParameter
 from tests.rules.health_evidence import BLOCKS, FAILS, evidence, parameters, passes, run, severities
 
@@ -78,6 +79,15 @@ def test_modules(columns: dict[str, Any], tried: Any, expected: list[str]) -> No
         ({"optimizer": OptimizerFacts(name="SGD", foreign=1, owned=3)}, [], ""),  # a loss with parameters of its own
         ({"parameters": parameters(trainable=False)}, ["error"], "frozen"),
         (
+            {
+                "optimizer": OptimizerFacts(name="Adam, Adam", owned=4, same=1),
+                "parameters": (*parameters(BLOCKS[:2]), *parameters(BLOCKS[2:], group=None)),
+            },
+            ["error"],
+            "two optimizers hold the same",
+        ),
+        ({"optimizer": OptimizerFacts(name="Adam, Adam", owned=6, same=1)}, [], ""),
+        (
             {"parameters": (*parameters(BLOCKS[:2]), *parameters(BLOCKS[2:], group=None))},
             ["warning"],
             "in no optimizer",
@@ -122,6 +132,12 @@ def test_rates_that_ran_out(rates: list[float], source: str, expected: list[str]
     steps = tuple(replace(s, lr=(rate,)) for s, rate in zip(watched.trace.steps, rates, strict=True))
     watched = replace(watched, trace=replace(watched.trace, steps=steps))
     assert severities(UntrainedParameter().check(evidence(watched, passes()))) == expected
+
+
+@pytest.mark.parametrize(("losses", "status"), [(80, "failed"), (10, "skipped"), (0, "skipped")])
+def test_a_loop_that_never_steps(losses: int, status: str) -> None:
+    never = NeverStepped(wanted="training_run", reason="no optimizer step was seen", losses=losses)
+    assert UntrainedParameter().check({"training_run": never, "passes": passes()}).status == status
 
 
 def test_tensors_that_are_no_parameters() -> None:
