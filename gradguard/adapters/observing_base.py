@@ -208,6 +208,8 @@ class Look:
     """Trainable matrices all of whose rows are the same."""
     zero_blocks: tuple[str, ...] = ()
     """Parameters that are exactly 0."""
+    single_softmax: tuple[str, ...] = ()
+    """Layers that take a softmax over the one output of a linear layer, while another axis has several places."""
     failures: tuple[str, ...] = ()
     """Operations that could not be looked at, and why."""
 

@@ -93,6 +93,7 @@ class TorchHealth(TorchTraining):
             step=step,
             units=spy.unit_facts(),
             attention=spy.attention_facts(),
+            single_softmax=tuple(layer for layer, always in spy.attention.single.items() if always),
             codes=spy.code_facts(),
             modules=spy.module_facts(),
             nonfinite=nonfinite,

@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional
 
 from gradguard.adapters.observing_base import AttentionFacts
+from gradguard.adapters.torch_tape import kind_of, parents
 
 __all__ = ["AttentionSums"]
 
@@ -17,6 +18,8 @@ MASKED = -1e8
 """Attention scores below this are masks, not scores."""
 FEWEST = 4
 """Keys below which the entropy of a row says little."""
+PASSED = {"View", "UnsafeView", "ReshapeAlias", "Add", "Mul", "Div", "MaskedFill", "Clone", "Squeeze", "Unsqueeze", "ToCopy"}
+"""What may stand between a score and the linear layer that made it."""
 SAMPLES = 8
 """Samples of a batch that are enough."""
 
@@ -25,6 +28,8 @@ class AttentionSums:
     """Entropy over the logarithm of the number of keys, for each layer and pass."""
 
     def __init__(self) -> None:
+        self.single: dict[str, bool] = {}
+        """Layers with a softmax over the one output of a linear layer, and whether that was so in every call."""
         self.rows: dict[str, list[tuple[np.ndarray[Any, Any], int, int]]] = {}
 
     def scores(self, here: str, scores: torch.Tensor) -> None:
@@ -49,6 +54,8 @@ class AttentionSums:
     def softmax(self, here: str, args: Any, kwargs: Any) -> None:
         """A softmax over the last of at least three axes."""
         dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
+        if args[0].ndim >= 3 and isinstance(dim, int):
+            self.single[here] = self.single.get(here, True) and one_score(args[0], dim)
         if args[0].ndim >= 3 and dim in (-1, args[0].ndim - 1) and args[0].shape[-1] >= FEWEST:
             self.scores(here, args[0].detach())
 
@@ -93,3 +100,20 @@ class AttentionSums:
                 AttentionFacts(layer=layer, entropy=np.asarray(entropy), rows=int(weights.sum()), keys=max(r[2] for r in same))
             )
         return tuple(result)
+
+
+def one_score(scores: torch.Tensor, dim: int) -> bool:
+    """(B, T, 1) made by a linear layer with one output: along that axis there is nothing to choose from, along T there is."""
+    last = dim in (-1, scores.ndim - 1) and scores.shape[-1] == 1
+    node = scores.grad_fn
+    if not last or node is None or not any(n > 1 for n in scores.shape[1:-1]):
+        return False
+    for _ in range(6):
+        kind = kind_of(node)
+        if kind in ("Addmm", "Mm", "Linear", "MkldnnLinear"):
+            return True
+        above = parents(node)
+        if kind not in PASSED or len(above) != 1:
+            return False
+        node = above[0]
+    return False

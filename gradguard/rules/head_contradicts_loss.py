@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from gradguard.adapters.observing_base import LossFacts, OutputFacts
-from gradguard.finding import Outcome
+from gradguard.finding import Finding, Outcome
 from gradguard.measurements.base import Evidence, the
 from gradguard.measurements.passes import Passes
 from gradguard.measurements.progress import progress
@@ -34,10 +34,10 @@ class HeadContradictsLoss(Rule):
     What it does:
         Reads the operations between the loss and the last weights from the autograd graph: a softmax, sigmoid or tanh
         before cross-entropy; a second sigmoid before a loss on logits; a likelihood of what is no logarithm of
-        probabilities; a softmax over one unit, over the batch or over another axis than the classes; a softmax for labels
-        that do not sum to 1; ReLU before cross-entropy; ReLU, tanh or a clamped raw output used as a probability; a margin
-        loss on labels 0 and 1; an output range that cannot reach the labels; predictions (N, 1) stretched against labels
-        (N,); an output and labels that are flattened in different orders.
+        probabilities; a softmax over one unit (or over one score of an attention), over the batch or over another axis
+        than the classes; a softmax for labels that do not sum to 1; ReLU before cross-entropy; ReLU, tanh or a clamped raw
+        output used as a probability; a margin loss on labels 0 and 1; an output range that cannot reach the labels;
+        predictions (N, 1) stretched against labels (N,); an output and labels that are flattened in different orders.
 
     Why is this bad:
         The loss has a floor that no training passes (1.461 for a double softmax over 10 classes, the variance of the labels
@@ -67,6 +67,8 @@ class HeadContradictsLoss(Rule):
     def judge(self, evidence: Evidence) -> Outcome:
         """One finding: the first contradiction."""
         passes, run = the(evidence, Passes), the(evidence, TrainingRun)
+        if passes.start.single_softmax:
+            return self.outcome([self._single(passes.start.single_softmax[0])])
         if not passes.start.losses:
             return Outcome(status="skipped", reason="the loss' graph shows no elementary loss that is known")
         consequence = progress(evidence)
@@ -86,6 +88,16 @@ class HeadContradictsLoss(Rule):
             )
             return self.outcome([finding])
         return self.outcome([])
+
+    def _single(self, layer: str) -> Finding:
+        return self.finding(
+            f"{layer or 'the model'}: softmax over the one output of a linear layer: every weight is 1",
+            module=layer,
+            pattern="softmax-single",
+            evidence="scores of shape (..., T, 1), softmax over the last axis: nothing to choose from, and no gradient",
+            likely="dim=-1 where the axis of the places, dim=-2, is meant",
+            hint="softmax(dim=-2), or squeeze the scores first",
+        )
 
     def _wrong(self, facts: LossFacts, outputs: OutputFacts | None, objective: str) -> tuple[str, str, str] | None:
         """Message, likely cause and hint; None where nothing contradicts."""

@@ -71,3 +71,8 @@ def test_floors() -> None:
 def test_metric_losses_may_compare_over_the_batch() -> None:
     looks = passes({"losses": (head(batch_axis=True),)})
     assert severities(HeadContradictsLoss().check(evidence(looks, run(objective="metric")))) == []
+
+
+def test_a_softmax_over_one_score_of_an_attention() -> None:
+    looks = passes({"losses": (head(),), "single_softmax": ("score",)})
+    assert severities(HeadContradictsLoss().check(evidence(looks, run()))) == ["error"]
