@@ -16,7 +16,7 @@ import torch
 
 from gradguard.adapters.base import Counts
 from gradguard.adapters.nesting import flatten
-from gradguard.adapters.observing_base import LayerUnits, Look, Nonfinite
+from gradguard.adapters.observing_base import CodeFacts, LayerUnits, Look, Nonfinite
 from gradguard.adapters.torch_compiled import compiling, is_compiled, is_scripted, left_alone
 from gradguard.adapters.torch_modes import ModeWatch
 from gradguard.adapters.torch_observe import identical_rows
@@ -279,7 +279,9 @@ class TorchWatch:
         mine = {id(p) for p in self.model.parameters()}
         held = [p for o in self.optimizers for g in o.param_groups for p in g["params"]]
         owned = sum(id(p) in mine for p in held)
+        sets = [frozenset(id(p) for g in o.param_groups for p in g["params"]) for o in self.optimizers]
         return OptimizerFacts(
+            same=len(sets) - len(set(sets)),
             name=", ".join(type(o).__name__ for o in self.optimizers),
             lrs=tuple(float(g["lr"]) for o in self.optimizers for g in o.param_groups),
             foreign=len(held) - owned,
@@ -323,10 +325,12 @@ class TorchWatch:
         )
         if not self.steps.count:
             return start, None
-        units = merged(list(looks.units))
+        late, codes = looks.latest()
+        units = merged([tuple(one) for one in late])
         end = replace(
             looks.last or start,
             units=looks.peaks.alive(units) if looks.peaks is not None else units,
+            codes=counted(codes),
             outputs=self.recorded.end() or (looks.last.outputs if looks.last is not None else None),
             losses=self.recorded.losses,
             identical_rows=tuple(n for n, p in self.named if identical_rows(p)),
@@ -354,6 +358,16 @@ def as_number(loss: Any) -> float:
         raise UsageError(
             f"record(loss=...) takes a scalar, got {type(loss).__name__}", todo="record the reduced loss"
         ) from None
+
+
+def counted(layers: Sequence[Sequence[CodeFacts]]) -> tuple[CodeFacts, ...]:
+    """Choices over several passes."""
+    found: dict[tuple[str, str], CodeFacts] = {}
+    for facts in (one for layer in layers for one in layer):
+        old = found.get((facts.layer, facts.kind))
+        same = old is not None and len(old.counts) == len(facts.counts)
+        found[facts.layer, facts.kind] = replace(facts, counts=old.counts + facts.counts) if same and old else facts
+    return tuple(found.values())
 
 
 def merged(looks: Sequence[tuple[LayerUnits, ...]]) -> tuple[LayerUnits, ...]:

@@ -7,14 +7,14 @@ the optimizer's step begins, or where the model is called again.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _push_mode
 
-from gradguard.adapters.observing_base import LayerUnits, Look, Nonfinite
+from gradguard.adapters.observing_base import CodeFacts, LayerUnits, Look, Nonfinite
 from gradguard.adapters.torch_compiled import Hook, is_compiled, is_scripted, left_alone, unseen
 from gradguard.adapters.torch_outputs import Outputs
 from gradguard.adapters.torch_spy import Spy, first_tensor
@@ -24,9 +24,15 @@ from gradguard.adapters.torch_watch_replay import Call, call_of
 
 __all__ = ["LOOKS", "Looks"]
 
+T = TypeVar("T")
+
 LOOKS = 3
 """Looks at the start, and again where parameters get their first gradient that no look has seen."""
+GROWING = 3
+"""Looks become rarer by this factor, down to one in every ``looks_every`` passes: a short loop is looked at as well."""
 KEPT_LOOKS = 8
+ENOUGH = 64
+"""Values of a unit after which the latest looks speak for themselves, as GG201 has it."""
 CALLS = 16
 """Calls from outside that one look takes in, and that are kept to be run once more."""
 AGAIN = 8
@@ -69,7 +75,7 @@ class Looks:
         self.start: Look | None = None
         self.last: Look | None = None
         self.first_units: list[tuple[LayerUnits, ...]] = []
-        self.units: deque[tuple[LayerUnits, ...]] = deque(maxlen=KEPT_LOOKS)
+        self.kept: deque[Look] = deque(maxlen=KEPT_LOOKS)
         self.cut: dict[str, None] = {}
         self.seen_blocks: set[str] = set()
         self.suspect: Nonfinite | None = None
@@ -150,8 +156,12 @@ class Looks:
         if self._spy is not None:
             self._taken += 1
             self._hold(module)
-        elif not self.blind and (self._owed > 0 or self.wanted or self.forwards - self.last_looked_at >= self.looks_every):
+        elif not self.blind and self._due():
             self._begin(module, args, kwargs)
+
+    def _due(self) -> bool:
+        since = self.forwards - self.last_looked_at
+        return self._owed > 0 or self.wanted or since >= min(self.looks_every, GROWING * self.last_looked_at)
 
     def _leave(self, module: torch.nn.Module, args: Any, output: Any) -> None:
         if unseen():
@@ -166,6 +176,12 @@ class Looks:
             self.suspect = None
         if len(self.calls) < CALLS:
             self.calls.append(call_of(module, args, kwargs))
+
+    def latest(self) -> tuple[list[list[LayerUnits]], list[list[CodeFacts]]]:
+        """Of each layer what the looks of the last half saw; more of them where those saw few samples."""
+        units = [(look.step, one, (one.layer, one.kind, one.block), one.samples) for look in self.kept for one in look.units]
+        codes = [(look.step, one, (one.layer, one.kind), int(one.counts.sum())) for look in self.kept for one in look.codes]
+        return late(units), late(codes)
 
     def order(self) -> tuple[str, ...]:
         """The modules of the latest look, in the order of their return."""
@@ -236,7 +252,7 @@ class Looks:
         if self.count <= LOOKS and self.steps() < LOOKS:
             self.first_units.append(units)
         self.start = look if self.start is None else joined(self.start, look) if self.count <= LOOKS else self.start
-        self.units.append(units)
+        self.kept.append(look)
         self.last = look
         if self.peaks is not None:
             self.peaks.follow(units)
@@ -261,6 +277,24 @@ class Looks:
             samples=int(value.shape[0]) if value is not None and value.ndim else 0,
             failures=tuple(sorted(spy.failures)),
         )
+
+
+def late(seen: Sequence[tuple[int, T, Any, int]]) -> list[list[T]]:
+    """What was seen (step, facts, layer, samples), oldest first: of each layer the last half, and enough samples."""
+    found: dict[Any, list[tuple[int, T, int]]] = {}
+    for step, one, layer, samples in seen:
+        found.setdefault(layer, []).append((step, one, samples))
+    result = []
+    for rows in found.values():
+        taken: list[T] = []
+        samples = 0
+        for step, one, count in reversed(rows):
+            if taken and samples >= ENOUGH and step < rows[-1][0] / 2:
+                break
+            taken.append(one)
+            samples += count
+        result.append(taken[::-1])
+    return result
 
 
 def joined(first: Look, other: Look) -> Look:

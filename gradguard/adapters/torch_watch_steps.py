@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,19 +19,30 @@ ROWS = 512
 """Steps kept; when they are full every second one is dropped, so that memory does not grow with the number of steps."""
 EARLY = 20
 """Gradients are looked at on each of the first steps, later on every k-th."""
-PENDING = 64
-"""Losses kept for the next step: more micro-batches than that are not averaged over."""
 FORCED = 3
 """Steps kept because something in them is not finite, whatever their number."""
 
 
 @dataclass
+class Losses:
+    """The mean of some losses; the sum stays on the device."""
+
+    total: torch.Tensor | None = None
+    count: int = 0
+
+    def add(self, value: torch.Tensor) -> None:
+        """One more."""
+        self.total = value if self.total is None else self.total + value.to(self.total.device)
+        self.count += 1
+
+
+@dataclass
 class Row:
-    """One optimizer step; norms stay on the device until they are read."""
+    """One optimizer step; norms stay on the device until they are read. ``losses`` are those of its micro-batches."""
 
     step: int
-    losses: list[torch.Tensor]
     lr: tuple[float, ...]
+    losses: Losses = field(default_factory=Losses)
     gradient: list[torch.Tensor | None] | None = None
     weight: list[torch.Tensor | None] | None = None
     update: list[torch.Tensor | None] | None = None
@@ -67,7 +77,7 @@ class Steps:
         self.count = 0
         self.counts = {id(o): 0 for o in optimizers}
         self.unseen = set(range(len(self.params)))
-        self.pending: deque[torch.Tensor] = deque(maxlen=PENDING)
+        self.pending = Losses()
         self.between = False
         """Something was called since the last step: what is recorded now belongs to the next."""
         self.forced = 0
@@ -84,10 +94,7 @@ class Steps:
 
     def loss(self, value: torch.Tensor) -> None:
         """A loss of the step that is under way, or of the one that was just made."""
-        if self.between or self.last is None or len(self.last.losses) >= PENDING:
-            self.pending.append(value)
-        else:
-            self.last.losses.append(value)
+        (self.pending if self.between or self.last is None else self.last.losses).add(value)
 
     def begin(self, optimizer: torch.optim.Optimizer, *, closure: bool, look: bool) -> tuple[str, list[str]]:
         """Gradients are read here; with a closure they are not yet made.
@@ -96,13 +103,14 @@ class Steps:
         their first gradient.
         """
         count = self.counts.setdefault(id(optimizer), 0)
-        row = Row(self.count, list(self.pending), tuple(float(g["lr"]) for g in optimizer.param_groups))
+        row = Row(self.count, tuple(float(g["lr"]) for g in optimizer.param_groups))
+        row.losses, self.pending = self.pending, Losses()
         row.skipped = getattr(optimizer, "found_inf", None)
-        due = count < EARLY or count % self.every == 0 or look
+        sampled = chosen(count // self.every, self.every) == count % self.every or not count
+        due = count < EARLY or sampled or look
         mine = {id(p) for g in optimizer.param_groups for p in g["params"]} if self.several else None
         one = self._open[id(optimizer)] = Open(row, due, closure, mine)
-        self.pending.clear()
-        if count % self.every == 0:
+        if sampled:
             held = [p for p in self.params if id(p) in mine] if mine is not None else self.params
             row.weight = self._columns(held, fused(held))
             one.before = [(p, p.detach().clone()) for p in held]
@@ -120,7 +128,7 @@ class Steps:
             with torch.no_grad():
                 difference: Any = torch._foreach_sub(list(held), [b for _, b in one.before])
             row.update = self._columns(held, fused(difference))
-        if self.count % self.stride == 0 or row.gradient is not None:
+        if chosen(self.count // self.stride, self.stride) == self.count % self.stride or row.gradient is not None:
             self.rows.append(row)
         if len(self.rows) > ROWS:
             self._thin()
@@ -157,7 +165,8 @@ class Steps:
         """Half of the rows, the first ones kept: memory stays bounded."""
         self.stride *= 2
         self.every *= 2
-        self.rows = self.rows[:EARLY] + self.rows[EARLY::2]
+        late = self.rows[EARLY:]
+        self.rows = self.rows[:EARLY] + [pair[chosen(i, len(pair))] for i, pair in enumerate(pairs_of(late))]
 
     def forget(self) -> None:
         """No copy of a parameter is left."""
@@ -168,8 +177,8 @@ class Steps:
         rows = [r for r in self.rows if r.skipped is None or not float(r.skipped) > 0]
         columns = {key: np.full((len(rows), len(self.params)), math.nan) for key in ("gradient", "weight", "update")}
         steps: list[StepFacts] = []
-        known = next((r.losses for r in rows if r.losses), [])
-        last_loss = float(known[0]) if known else math.nan  # a step without a record stands at the loss before it
+        known = next((mean_of(r.losses) for r in rows if r.losses.count), None)
+        last_loss = known if known is not None else math.nan  # a step without a record stands at the loss before it
         for i, row in enumerate(rows):
             for key, table in columns.items():
                 values = getattr(row, key)
@@ -177,8 +186,7 @@ class Steps:
                     table[i] = read(values)
             gradient = columns["gradient"][i]
             present = ~np.isnan(gradient)
-            losses = [float(x) for x in row.losses]
-            loss = last_loss = float(np.mean(losses)) if losses else last_loss
+            loss = last_loss = mean_of(row.losses) if row.losses.count else last_loss
             ratio = columns["update"][i] / np.where(columns["weight"][i] > 0, columns["weight"][i], math.nan)
             good = ratio[np.isfinite(ratio)]
             steps.append(
@@ -189,11 +197,15 @@ class Steps:
                     lr=row.lr,
                     grad_norm=float(np.sqrt(np.sum(gradient[present] ** 2))) if present.any() else math.nan,
                     update_ratio=float(np.median(good)) if good.size else math.nan,
-                    nonfinite=int(np.isinf(gradient).sum()) + int(bool(known) and not math.isfinite(loss)),
+                    nonfinite=int(np.isinf(gradient).sum()) + int(known is not None and not math.isfinite(loss)),
                 )
             )
         bad = next((s for s in steps if s.nonfinite), None)
-        stopped = f"not finite at step {bad.step}" if bad is not None and known and not math.isfinite(steps[-1].loss) else ""
+        stopped = (
+            f"not finite at step {bad.step}"
+            if bad is not None and known is not None and not math.isfinite(steps[-1].loss)
+            else ""
+        )
         return Trace(
             steps=tuple(steps),
             blocks=self.names,
@@ -202,6 +214,21 @@ class Steps:
             update=columns["update"],
             stopped=stopped,
         )
+
+
+def pairs_of(rows: Sequence[Row]) -> list[Sequence[Row]]:
+    """Two and two; the last one may be alone."""
+    return [rows[i : i + 2] for i in range(0, len(rows), 2)]
+
+
+def chosen(block: int, size: int) -> int:
+    """One of every ``size``, scattered (Knuth's multiplicative hash): batches that come in turns are all sampled."""
+    return (block * 2654435761 % 2**32 >> 8) % size
+
+
+def mean_of(losses: Losses) -> float:
+    """Transferred now."""
+    return float(losses.total) / losses.count if losses.total is not None else math.nan
 
 
 def filled(columns: Any) -> Any:

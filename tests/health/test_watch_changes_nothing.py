@@ -198,7 +198,7 @@ def end_of(drawn: dict[str, Any], watched: bool) -> tuple[list[Any], list[Any]]:
     return state, [before, hooks(model, optimizer)]
 
 
-@settings(max_examples=25, deadline=None, phases=[Phase.generate])  # to make an example smaller takes minutes
+@settings(max_examples=20, deadline=None, phases=[Phase.generate])  # to make an example smaller takes minutes
 @given(
     st.fixed_dictionaries(
         {

@@ -516,3 +516,44 @@ def test_scripted_models_take_no_hooks(whole: bool) -> None:
     report = watch.report()
     assert report.ok, str(report)
     assert (report.checks[0].status == "skipped") is whole
+
+
+def test_units_that_die_in_a_short_loop_are_seen() -> None:
+    model = net()
+    optimizer = sgd(model)
+    with gg.watch(model, optimizer=optimizer, select="GG201") as watch:
+        for i in range(60):
+            x, y = batch(i, 128)
+            loss = functional.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if i == 30:
+                with torch.no_grad():
+                    model[0].bias.fill_(-20.0)
+    (error,) = watch.report().errors
+    assert (error.module, error.pattern) == ("0", "died by step 60")
+
+
+class Experts(nn.Module):
+    """One expert for each batch: a look at one batch says nothing of how many are used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+        self.table, self.head = nn.Embedding(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        scores = torch.zeros(len(x), 4)
+        scores[:, self.calls % 4] = 1.0
+        return self.head(x + self.table(scores.argmax(dim=-1)))
+
+
+def test_choices_are_counted_over_several_looks() -> None:
+    torch.manual_seed(0)
+    model = Experts()
+    optimizer = sgd(model)
+    with gg.watch(model, optimizer=optimizer, looks_every=3, select="GG207") as watch:
+        train(model, optimizer, watch, 60)
+    assert watch.report().ok, str(watch.report())
