@@ -87,11 +87,12 @@ def check_learning_rate(
 ) -> Report:
     """Whether training holds at the optimizer's rates, which rate would, and what curvature says of it.
 
-    Copies are trained, at most ten times for ``steps`` steps from the state that is given, at different multiples of the
-    rates; nothing of the user's is changed. ``loss(model, batch) -> scalar``. ``schedule`` is a function step -> factor on
-    the rates, or a torch scheduler (a copy of it is followed); ``clip`` the norm that the loop clips gradients to. Curvature is
-    measured on the first batch, or on ``curvature_batches`` of them, of which the sharpest counts. In NumPy
-    ``grad(model, batch)`` mirrors the (nested) dict ``model``, and ``optimizer`` is ``gg.SGD``.
+    Copies are trained, at most ten times from the state that is given, at different multiples of the rates: for ``steps``
+    steps by decades, then for six times as many near the limit; nothing of the user's is changed. A verdict on what is
+    finite is confirmed by one or two more runs of that length. ``loss(model, batch) -> scalar``. ``schedule`` is a function
+    step -> factor on the rates, or a torch scheduler (a copy of it is followed); ``clip`` the norm that the loop clips
+    gradients to. Curvature is measured on the first batch, or on ``curvature_batches`` of them, of which the sharpest
+    counts. In NumPy ``grad(model, batch)`` mirrors the (nested) dict ``model``, and ``optimizer`` is ``gg.SGD``.
 
     The table ``learning_rate`` has a row per parameter group: ``first_step_limit``, predicted from curvature, and
     ``training_limit`` between ``training_low`` and ``training_high``, observed; they are different numbers. The table

@@ -17,6 +17,7 @@ from benchmarks.learning_rate.nets import NETS, OPTIMIZERS, scenario
 from gradguard.adapters.base import Settings
 from gradguard.adapters.torch_rates import TorchRates
 from gradguard.measurements.curvature import measure as curvature
+from gradguard.measurements.rate_observation import RateObservation
 from gradguard.measurements.rate_observation import measure as observe
 
 
@@ -46,6 +47,15 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def runs_of(observed: RateObservation) -> str:
+    """How many runs of how many steps, and all steps."""
+    short = [run for run in observed.runs if not run.long]
+    longer = [run for run in observed.runs if run.long]
+    steps = sum(len(run.losses) for run in observed.runs)
+    most = f" + {len(longer)} x {max(len(run.losses) for run in longer)}" if longer else ""
+    return f"{len(short)} x {observed.steps}{most} | {steps}"
+
+
 def row(name: str, problem: gg.Scenario, steps: int) -> None:
     """Curvature, runs and range test of one scenario."""
     size = sum(p.numel() for p in problem.model.parameters())
@@ -57,11 +67,12 @@ def row(name: str, problem: gg.Scenario, steps: int) -> None:
     middle = time.perf_counter()
     grown = peak() - before
     observed = observe(rates, settings, {}, ())
+    assert isinstance(observed, RateObservation)
     end = time.perf_counter()
     range_test(problem)
     print(
         f"| {name} | {size:,} | {found.products} | {found.evaluations} | {middle - begun:.2f} | {found.vectors} | {grown / (4e-6 * size):.0f} "
-        f"| {len(observed.runs)} x {steps} | {end - middle:.2f} | {time.perf_counter() - end:.2f} |", flush=True,
+        f"| {runs_of(observed)} | {end - middle:.2f} | {time.perf_counter() - end:.2f} |", flush=True,
     )
 
 
@@ -71,8 +82,8 @@ def main() -> None:
     parser.add_argument("--large", action="store_true", help="with the model of 10 million parameters")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    print("| net | parameters | products | gradients | s | vectors | peak, vectors | runs | s | range test, s |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    print("| net | parameters | products | gradients | s | vectors | peak, vectors | runs | steps | s | range test, s |")
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
     nets = {net.name: net for net in NETS}
     for name, optimizer in (("digits-mlp-relu", "SGD"), ("digits-mlp-relu", "Adam"), ("digits-cnn", "Adam"), ("digits-transformer", "AdamW")):
         assert optimizer in OPTIMIZERS

@@ -321,8 +321,8 @@ def long_way() -> gg.Scenario:
 
 
 HEALTHY = (
-    Program("accumulation", accumulation),
-    Program("a transformer at 5e-5", long_way),
+    Program("accumulation", accumulation, keywords={"steps": 12}),
+    Program("a transformer at 5e-5", long_way, keywords={"steps": 20}),
     Program("MLP, Adam", lambda: adam(1e-3)),
     Program("MLP, momentum", lambda: two_layers(0.05, 0.9)),
     Program("warm-up from 0", warm_up),

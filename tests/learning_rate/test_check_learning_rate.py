@@ -286,3 +286,19 @@ def test_bad_widths(build: Any, widths: Any, message: str) -> None:
     with pytest.raises(gg.UsageError) as caught:
         gg.check_width_scaling(build, widths)
     assert caught.value.what == message
+
+
+def test_accumulation_in_a_watched_loop_has_no_error() -> None:
+    torch.manual_seed(0)
+    scenario = two_layers(0.05, 0.9)
+    with gg.watch(scenario.model, optimizer=scenario.optimizer) as watch:
+        for step, batch in enumerate(digits(8)[:160]):
+            loss = entropy(scenario.model, batch) / 4
+            loss.backward()
+            watch.record(loss=loss)
+            if step % 4 == 3:
+                scenario.optimizer.step()
+                scenario.optimizer.zero_grad()
+    report = watch.report()
+    assert report.ok, str(report)
+    assert next(check for check in report.checks if check.code == "GG402").status == "passed"
