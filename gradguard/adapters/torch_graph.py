@@ -123,7 +123,7 @@ def chain_above(node: Any, limit: int = 30) -> tuple[tuple[str, ...], bool, bool
             if chain and chain[-1] == "probability" and kind in WEIGHTED:
                 chain[-1] = "raw_clamp"
             break
-        chain.append(clamp_of(node) if kind == "Clamp" else UNARY[kind])
+        chain.append(clamp_of(node) if kind in ("Clamp", "ClampMin") else UNARY[kind])
         if kind in ("Softmax", "LogSoftmax"):
             here, dim = shape(node), axis_of(node)
             if here and dim is not None:
@@ -133,11 +133,13 @@ def chain_above(node: Any, limit: int = 30) -> tuple[tuple[str, ...], bool, bool
 
 
 def clamp_of(node: Any) -> str:
-    """``probability`` for a clamp between two numbers in 0..1, ``clamp_min`` for one from below, ``clamp`` for others."""
+    """``probability`` for a clamp between two numbers in 0..1, ``clamp_min`` for one from 0 upwards, ``clamp`` for others."""
     low, high = saved(node, "min"), saved(node, "max")
-    if isinstance(low, int | float) and isinstance(high, int | float):
-        return "probability" if 0 <= low < high <= 1 else "clamp"
-    return "clamp_min" if high is None else "clamp"
+    if not isinstance(low, int | float):
+        return "clamp"
+    if high is None:
+        return "clamp_min" if low == 0 else "clamp"
+    return "probability" if isinstance(high, int | float) and 0 <= low < high <= 1 else "clamp"
 
 
 def broadcast_of(node: Any) -> tuple[tuple[int, ...], ...]:

@@ -40,6 +40,9 @@ def facts(loss: Tensor) -> set[tuple[str, tuple[str, ...]]]:
         (lambda: -(ZEROS * one().clamp(1e-6, 1 - 1e-6).log()).mean(), {("log", ("raw_clamp",))}),
         (lambda: -(ZEROS * one().sigmoid().clamp(1e-6, 1 - 1e-6).log()).mean(), {("log", ("sigmoid",))}),
         (lambda: one().clamp(min=1e-6).log().mean(), {("log", ())}),  # a rate or variance, bounded from below
+        (lambda: functional.cross_entropy(three().clamp(min=0), Y), {("cross_entropy", ("clamp_min",))}),
+        (lambda: functional.cross_entropy(three().clamp(min=-10), Y), {("cross_entropy", ("clamp",))}),  # for stability
+        (lambda: functional.cross_entropy(three().clamp(-50, 50), Y), {("cross_entropy", ("clamp",))}),
         (lambda: one().tanh().log().mean(), {("log", ("tanh",))}),
         (lambda: (one().tanh() + 1.001).log().mean(), set()),
         (lambda: (1 - one().tanh() ** 2 + 1e-6).log().mean(), set()),  # a squashed Gaussian policy
