@@ -69,8 +69,9 @@ class WrongMode(Rule):
     def _switched(self, facts: ModeFacts) -> Finding:
         total = facts.train + facts.eval
         watched = facts.source == "watch"
+        model = facts.model or "the model"
         message = (
-            f"from step {facts.switch} on {facts.model or 'the model'} is trained in eval mode: the last {facts.tail} of {total} steps"
+            f"from step {facts.switch} on {model} is trained in eval mode: the last {facts.tail} of {total} steps"
             if watched
             else "the loss leaves the model in eval mode: every step after the first is one in eval mode"
         )
