@@ -33,6 +33,9 @@ from gradguard.errors import UsageError
 
 __all__ = ["TorchWatch", "one_model"]
 
+FIRST_SPIKES, SPIKES_EVERY = 2, 200
+"""Looks after spikes: two, and one more for every so many passes. A look costs about a step."""
+
 
 def one_model(model: Any) -> torch.nn.Module | None:
     """The module, or one container around a dict or sequence of them; None for everything else.
@@ -98,6 +101,7 @@ class TorchWatch:
         self.flushes.busy = self.looks.pause
         self.looks.on_output = self._output
         self.nonfinite: Nonfinite | None = None
+        self.spikes = 0
         self.settled = False
         """The first thing that was not finite is known; what comes after it is its consequence."""
         self.start_rows = tuple(n for n, p in self.named if identical_rows(p))
@@ -177,7 +181,9 @@ class TorchWatch:
     def _judge_step(self, optimizer: torch.optim.Optimizer, wrong: str, new: list[str]) -> None:
         if new:
             self.looks.again(new)
-        if wrong == "spike" and self.looks.forwards - self.looks.last_looked_at >= self.steps.every:
+        rare = self.spikes < FIRST_SPIKES + self.looks.forwards // SPIKES_EVERY
+        if wrong == "spike" and rare and self.looks.forwards - self.looks.last_looked_at >= self.steps.every:
+            self.spikes += 1
             self.looks.wanted = True
         if wrong == "nonfinite" and not self.settled:
             self._find_nonfinite(self.steps.nonfinite_blocks(optimizer))
