@@ -167,7 +167,7 @@ def verdict(run: RateRun, runs: Sequence[RateRun], worth: float, limits: RateLim
         return ""
     error = min(run.error, NOISE * known)  # a loss that jumps by more than there is to gain is no excuse
     where = f"where lr {lower.lr:.3g} gains {known:.3g}"
-    if run.rise > limits.rise * scale and gain + error < limits.recovered * known:
+    if run.rise > limits.rise * scale and gain < limits.recovered * known:  # what has blown up gets no benefit of the doubt
         return f"the loss rose by {run.rise:.3g} and came back to a gain of {gain:.3g}, {where}"
     if gain + error < (limits.recovered if run.long else limits.reached) * known:
         return f"it gains {max(gain, 0.0):.3g}, {where}"
