@@ -31,9 +31,10 @@ class DeadUnits(Rule):
     What it does:
         Takes per unit the largest derivative of its activation over all samples and all positions seen (exactly 0 for
         ReLU and its kind; below 1e-3 for smooth activations), before and after the training run. A whole dead layer is
-        an error, and so is half of a layer that was alive and died. Half of a layer from birth, or all of a layer of fewer
-        than ten units (which may be chance) that has a way around it, is an error where the loss has not fallen by half (of
-        what guessing gives, where that is known) in a longer run. Pruned units (all incoming weights exactly 0) do not count.
+        an error. Half of a layer, or all of a layer of fewer than ten units (which may be chance) that has a way around it,
+        is an error where training fails or has come to a halt in a longer run; half of a layer that was alive and died is
+        one already where the loss has not fallen by half (of what guessing gives, where that is known). Pruned units (all
+        incoming weights exactly 0) do not count.
 
     Why is this bad:
         A dead unit never learns again: its gradient is 0, and so is that of everything that acts through it alone.
@@ -84,9 +85,10 @@ class DeadUnits(Rule):
             enough = state.samples >= self.samples
             whole = state.dead == state.units and (enough or state.units > 1)
             died = state.dead - state.born_dead >= self.dead * state.units
-            hinders = consequence.verdict == "fails" or (consequence.final and not consequence.strong)
+            stuck = consequence.final and consequence.plateau and not consequence.strong
+            hinders = consequence.verdict == "fails" or stuck or (died and not consequence.strong)
             certain = died or 0.5**state.units < CHANCE or not _around(state, evidence)
-            if (whole and (certain or hinders)) or (share >= self.dead and enough and (died or hinders)):
+            if (whole and (certain or hinders)) or (share >= self.dead and enough and hinders):
                 failed.append(state)
             elif share >= self.warn and (enough or whole):
                 warned.append(state)

@@ -22,7 +22,8 @@ from tests.rules.health_evidence import FAILS, WORKS, evidence, longer, passes, 
         (state(64, samples=4), WORKS, 0.2, []),  # four values say nothing
         (state(40), FAILS, 2.3, ["error"]),
         (state(40), WORKS, 0.2, ["warning"]),  # half a layer, and training works
-        (state(40, born=2), WORKS, 0.2, ["error"]),  # they were alive, and training killed them
+        (state(40, born=2), WORKS, 1.5, ["error"]),  # they were alive, and training killed them
+        (state(40, born=2), WORKS, 0.2, ["warning"]),  # and all the same it works
         (state(24), FAILS, 2.3, ["warning"]),
         (state(15), WORKS, 0.2, ["warning"]),
         (state(12), FAILS, 2.3, []),
