@@ -6,6 +6,7 @@ On a step: one fused norm over all gradients, kept on the device and transferred
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -286,8 +287,13 @@ class TorchWatch:
         held = [p for o in self.optimizers for g in o.param_groups for p in g["params"]]
         owned = sum(id(p) in mine for p in held)
         sets = [frozenset(id(p) for g in o.param_groups for p in g["params"]) for o in self.optimizers]
+        other = Counter(tuple(p.shape) for p in {id(p): p for p in held if id(p) not in mine}.values())
+        theirs = {id(p) for p in held}
+        alone = [(n, p) for n, p in self.named if id(p) not in theirs and p.requires_grad]
+        replaced = bool(other) and not other - Counter(tuple(p.shape) for _, p in alone)
         return OptimizerFacts(
             same=len(sets) - len(set(sets)),
+            replaced=tuple(n for n, p in alone if tuple(p.shape) in other) if replaced else (),
             name=", ".join(type(o).__name__ for o in self.optimizers),
             lrs=tuple(float(g["lr"]) for o in self.optimizers for g in o.param_groups),
             foreign=len(held) - owned,

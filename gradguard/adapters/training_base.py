@@ -60,6 +60,8 @@ class OptimizerFacts:
     owned: int = 0
     same: int = 0
     """How many optimizers hold exactly the parameters of another one."""
+    replaced: tuple[str, ...] = ()
+    """Parameters that no optimizer holds, where tensors of another model of the same shapes are held."""
     notes: tuple[str, ...] = ()
 
 

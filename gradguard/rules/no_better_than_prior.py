@@ -87,7 +87,9 @@ class NoBetterThanPrior(Rule):
         if longer is None:
             if len(run.trace.steps) < 20:
                 return Outcome(status="skipped", reason="fewer than 20 steps say nothing about the end of training")
-            if consequence.fall > 0.02 and consequence.data_loss < consequence.prior:  # early, and on its way
+            began = outputs.data_loss if outputs is not None else np.nan
+            fallen = (began - consequence.data_loss) / abs(began) if np.isfinite(began) and began else consequence.fall
+            if min(fallen, consequence.fall) > 0.02 and consequence.data_loss < consequence.prior:  # early, and on its way
                 return Outcome(status="passed", reason=f"not yet better than guessing, but falling: {consequence.text}")
             return Outcome(
                 status="passed",

@@ -261,6 +261,19 @@ class UntrainedParameter(Rule):
                     len(trainable),
                 )
             ]
+        if run.optimizer.replaced:
+            replaced = run.optimizer.replaced
+            return [
+                self._wrong(
+                    f"the optimizer holds {foreign} tensors of another model of the same shapes as {', '.join(replaced[:4])}"
+                    + (", ..." if len(replaced) > 4 else "")
+                    + ", which none holds",
+                    "the optimizer was made before the model was copied, moved or replaced",
+                    "make the optimizer from the parameters of the model that is trained",
+                    foreign,
+                    total,
+                )
+            ]
         if foreign and missing:
             return [
                 self._wrong(

@@ -69,3 +69,10 @@ def test_a_penalty_that_falls_is_no_progress_of_the_predictions(middle: float, s
     ran = longer((30.0, 5.0), 2.3)
     ran = replace(ran, middle=Look(step=150, outputs=outputs(middle)))
     assert NoBetterThanPrior().check(evidence(*SHORT, ran)).status == status
+
+
+@pytest.mark.parametrize(("start", "asked"), [(2.3, ["long_run"]), (3.0, [])])
+def test_a_loss_that_falls_without_its_predictions_is_run_for_longer(start: float, asked: list[str]) -> None:
+    looks = passes({"outputs": outputs(start)}, {"outputs": outputs(2.28)})
+    outcome = NoBetterThanPrior().check(evidence(run((30.0, 20.0), 20), looks))
+    assert [r.measurement for r in outcome.requests] == asked

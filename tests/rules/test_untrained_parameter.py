@@ -87,6 +87,7 @@ def test_modules(columns: dict[str, Any], tried: Any, expected: list[str]) -> No
             "two optimizers hold the same",
         ),
         ({"optimizer": OptimizerFacts(name="Adam, Adam", owned=6, same=1)}, [], ""),
+        ({"optimizer": OptimizerFacts(name="Adam", foreign=1, replaced=("fc3.weight",))}, ["error"], "of the same shapes as fc3.weight"),
         (
             {"parameters": (*parameters(BLOCKS[:2]), *parameters(BLOCKS[2:], group=None))},
             ["warning"],
