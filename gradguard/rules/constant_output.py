@@ -13,6 +13,11 @@ from gradguard.rules.base import Rule
 
 __all__ = ["ConstantOutput"]
 
+GROWING = 1.2
+"""Outputs whose spread has grown by this much are on their way."""
+ROUNDING = 1e-6
+"""Spreads below this are rounding in single precision."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ConstantOutput(Rule):
@@ -20,7 +25,8 @@ class ConstantOutput(Rule):
 
     What it does:
         Compares the largest standard deviation of an output over samples with the mean magnitude, after the training run.
-        It is an error where training does not work either.
+        It is an error where training does not work either, unless the spread has grown in the run: then the outputs have
+        been close together from birth and part, which is no collapse.
 
     Why is this bad:
         The model ignores its input: it can at best guess the distribution of the labels.
@@ -56,9 +62,11 @@ class ConstantOutput(Rule):
         if outputs.label_std == 0:
             return self.outcome([], reason="the labels are constant too")
         consequence = progress(evidence)
+        first = passes.start.outputs
+        growing = first is not None and first.samples >= 8 and outputs.spread > max(GROWING * first.spread, ROUNDING)
         finding = self.finding(
             f"the output is the same for all {outputs.samples} samples",
-            severity="error" if consequence.verdict == "fails" else "warning",
+            severity="error" if consequence.verdict == "fails" and not growing else "warning",
             observed=outputs.spread,
             limit=self.spread,
             evidence=f"largest standard deviation over samples / mean magnitude = {outputs.spread:.2g}; {consequence.text}",

@@ -18,8 +18,13 @@ from tests.rules.health_evidence import FAILS, WORKS, evidence, outputs, passes,
         ({"spread": 1e-3}, FAILS, 2.3, []),
         ({"spread": 0.0, "label_std": 0.0}, FAILS, 2.3, []),  # so are the labels
         ({"spread": 0.0, "samples": 4}, FAILS, 2.3, []),
+        ({"spread": 4e-5, "first": 3e-5}, FAILS, 2.3, ["warning"]),  # close together from birth, and parting
+        ({"spread": 4e-5, "first": 1e-2}, FAILS, 2.3, ["error"]),
+        ({"spread": 4e-8, "first": 1e-8}, FAILS, 2.3, ["error"]),  # rounding
     ],
 )
 def test_rows(columns: dict[str, Any], losses: tuple[float, float], loss: float, expected: list[str]) -> None:
-    looks = passes(end={"outputs": outputs(loss, **columns)})
+    first = columns.get("first", columns["spread"])
+    kept = {key: value for key, value in columns.items() if key != "first"}
+    looks = passes(start={"outputs": outputs(2.3, spread=first)}, end={"outputs": outputs(loss, **kept)})
     assert severities(ConstantOutput().check(evidence(looks, run(losses)))) == expected
