@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from gradguard.adapters.rates_base import LOOK_EVERY, Until
-from gradguard.adapters.torch_training import Session, TorchTraining, median_ratio, norms, preserved_rng, untouched
+from gradguard.adapters.torch_training import Session, TorchTraining, attempt, median_ratio, norms, preserved_rng, untouched
 from gradguard.adapters.training_base import StepFacts, Trace
 
 __all__ = ["losses_of_run", "scaled_update"]
@@ -66,13 +66,14 @@ def _train(
             if drive is not None:
                 drive(step, session)
             before = [p.detach().clone() for p in session.params] if step % LOOK_EVERY == 0 else []
-            session.step(batch, index)
+            stopped = attempt(session, batch, index, step)
             if before:
                 moved = norms([p.detach() - b for p, b in zip(session.params, before, strict=True)])
                 ratio = median_ratio(moved, norms(before))
-            if state is not None:
+            if state is not None and not stopped:
                 after = training._again(session, batch, index, state)
-            stopped = until(step, index, value) if until is not None else ""
+            if until is not None and not stopped:
+                stopped = until(step, index, value)
         facts.append(
             StepFacts(
                 step=step, batch=index, loss=value, loss_after=after, grad_norm=float(np.sqrt(np.nansum(gradient**2))),

@@ -28,7 +28,7 @@ from gradguard.blocks import Block
 from gradguard.errors import UsageError
 from gradguard.scenarios import SGD, Scenario
 
-__all__ = ["Session", "TorchTraining", "clean", "preserved_rng", "untouched"]
+__all__ = ["Session", "TorchTraining", "attempt", "clean", "preserved_rng", "untouched"]
 
 
 def clean(name: str) -> str:
@@ -233,6 +233,17 @@ class Session:
             optimizer.step(closure)  # it evaluates the loss again, and had to be asked first: as sharpness-aware ones do
 
 
+def attempt(session: Session, batch: Any, index: int, step: int) -> str:
+    """One optimizer step; why the run ends where the rate is a number that the parameters' type cannot hold."""
+    try:
+        session.step(batch, index)
+    except RuntimeError as error:
+        if "without overflow" not in str(error):
+            raise
+        return f"the rate is more than the parameters' type can hold at step {step}"
+    return ""
+
+
 def norms(tensors: Sequence[torch.Tensor | None]) -> NDArray[np.float64]:
     """The 2-norm of each tensor, shape (P,); NaN for None, infinite where an entry is not finite. One fused pass."""
     found = [i for i, t in enumerate(tensors) if t is not None]
@@ -419,8 +430,8 @@ class TorchTraining:
             if nonfinite:
                 stopped = f"{'the loss' if not math.isfinite(value) else 'a gradient'} is not finite at step {step}"
             else:
-                session.step(batch, index)
-                if same_batch:
+                stopped = attempt(session, batch, index, step)
+                if same_batch and not stopped:
                     after = self._again(session, batch, index, state)
             update = norms([p.detach() - b for p, b in zip(session.params, before, strict=True)])
             rows.append((gradient, weight, update))

@@ -29,6 +29,8 @@ def finding(name: str) -> Finding:
         (["GG204", "GG406", "GG303", "GG501"], "GG501"),
         (["GG102", "GG302/time", "GG404"], "GG302/time"),  # numbers overflow at birth
         (["GG303/cut", "GG303/optimizer", "GG307"], "GG307"),
+        (["GG403", "GG307"], "GG307"),
+        (["GG201", "GG304", "GG204", "GG402"], "GG304"),  # steps that grow with what nothing clears
         (["GG201", "GG303/cut"], "GG303/cut"),  # what lies below a cut is not trained
         (["GG201", "GG303/unused"], "GG201"),
         (["GG102", "GG203/output"], "GG203/output"),
