@@ -103,12 +103,23 @@ class RateObservation(Measurement):
 class LongerRun(Measurement):
     """The run at the user's rate again, several times as long, and what it is compared with.
 
-    ``reference`` is the best lower rate's run of the same length, where the short run looked diverged.
+    ``reference`` is the best lower rate's run of the same length, where the short run looked diverged. ``again`` is the
+    same with the batches in other orders: one where divergence is suspected, and a second where the two disagree, because
+    a rate that is too high comes back by chance, and one that holds may be thrown off once.
     """
 
     name: ClassVar[str] = "rate_longer"
     run: RateRun
     reference: RateRun | None = None
+    again: tuple[RateRun, ...] = ()
+
+    def most(self, runs: tuple[RateRun, ...], worth: float, limits: RateLimits) -> str:
+        """Why most of the runs diverged; empty where most hold. The first decides where there are no others."""
+        reasons = [verdict(run, runs, worth, limits) for run in (self.run, *self.again)]
+        bad = [reason for reason in reasons if reason]
+        if 2 * len(bad) <= len(reasons):
+            return ""
+        return bad[0] if reasons[0] else f"with the batches in another order {bad[0]}"
     predictions: Predictions = Predictions()
 
 
@@ -150,7 +161,19 @@ def measure_longer(problem: Problem, settings: Settings, evidence: Evidence, abo
     if lower is not None and (found.high <= 1.0 or verdict(found.own, found.runs, found.worth, RateLimits())):
         known = [run for run in found.runs if run.factor == lower.factor and len(run.losses) >= longer]
         reference = known[0] if known else observed(problem, lower.factor, longer, settings.seed, 0, before)
-    return LongerRun(run=replace(own, long=True), reference=reference, predictions=predictions)
+    own = replace(own, long=True)
+    compared = (*found.runs, *([reference] if reference is not None else []))
+    limits = RateLimits()
+    risen = max(found.own.late_rise, own.late_rise) > limits.rise * scale_of(found.runs, found.worth)
+    suspect = risen or found.high <= 1.0 or bool(verdict(found.own, found.runs, found.worth, limits))
+    again: list[RateRun] = []
+    if suspect and problem.training.batch_count > 1 and not (own.stopped and not own.losses):
+        bad = [bool(verdict(own, compared, found.worth, limits))]
+        while len(again) < 2 and bad.count(True) < 2 and bad.count(False) < 2:
+            run = observed(problem, 1.0, longer, settings.seed, len(again) + 1, before, until=until)
+            again.append(replace(run, long=True))
+            bad.append(bool(verdict(again[-1], compared, found.worth, limits)))
+    return LongerRun(run=own, reference=reference, predictions=predictions, again=tuple(again))
 
 
 def _predictions(problem: RateProblem, settings: Settings) -> Predictions:

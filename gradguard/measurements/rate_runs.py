@@ -29,10 +29,10 @@ def observed(
     until: Callable[[int, int, float], str] | None = None,
     keep: str = "",
 ) -> RateRun:
-    """One run. ``order`` 0 takes the batches as they come, others shuffle them; ``before`` is by batch."""
+    """One run. ``order`` 0 takes the batches as they come, others shuffle all steps; ``before`` is by batch."""
     batches = list(range(problem.training.batch_count))
     if order:
-        batches = [int(i) for i in np.random.default_rng([seed, order]).permutation(len(batches))]
+        batches = [int(i) for i in np.random.default_rng([seed, order]).permutation(np.arange(steps) % len(batches))]
     trace = problem.attempt(
         steps, factor=factor, seed=seed + order, batches=batches, same_batch=factor == 1.0, until=until, keep=keep
     )

@@ -136,7 +136,8 @@ class RateSearch:
         until = None
         if self.problem.objective == "supervised" and steps > self.steps:
             until = thrown_away(self.before, scale_of(self.runs, self.worth), self.steps)
-        run = observed(self.problem, factor, steps, self.settings.seed, 0, self.before, until=until, keep=keep)
+        order = int(steps > self.steps)  # as a loader would shuffle them: in one order, again and again, more holds
+        run = observed(self.problem, factor, steps, self.settings.seed, order, self.before, until=until, keep=keep)
         return replace(run, long=steps > self.steps)
 
     def _holds(self, run: RateRun) -> bool:

@@ -33,10 +33,11 @@ class DivergingLearningRate(Rule):
         Trains copies for a short while from the state that it was given, at the rate as set, a tenth and ten times of it,
         and between, on the same batches. Diverged is: not finite; the same batches' loss ends above where it began; a
         blow-up after which a lower rate has gained at least twice as much; or hardly any gain where a lower rate has ten
-        times as much. What is finite is confirmed by a run six times as long, against a lower rate's run of that length. The
-        finding names the rate that holds and the interval of the limit. Curvature (the largest eigenvalue of the
-        preconditioned Hessian) explains it. A loss that falls while the likelihood of the labels gets far worse than
-        guessing them (the sign is wrong) is an error, too.
+        times as much. What is finite is confirmed by a run six times as long, against a lower rate's run of that length, and
+        by one more with the batches in another order; a third decides where the two disagree. The finding names the rate
+        that holds and the interval of the limit. Curvature (the largest eigenvalue of the preconditioned Hessian) explains
+        it. A loss that falls while the likelihood of the labels gets far worse than guessing them (the sign is wrong) is an
+        error, too.
 
     Why is this bad:
         The run is lost, or it goes on with dead units and a loss no better than guessing.
@@ -99,7 +100,7 @@ class DivergingLearningRate(Rule):
                     return Outcome(status="inconclusive", reason=evidence[LongerRun.name].reason)
                 return Outcome(status="inconclusive", reason=suspect, requests=(Request(measurement=LongerRun.name),))
             runs = (*observed.runs, *([longer.reference] if longer.reference is not None else []))
-            reason = verdict(longer.run, runs, observed.worth, limits)
+            reason = longer.most(runs, observed.worth, limits)
             if not reason:
                 return Outcome(status="passed", reason=f"recovers within {len(longer.run.losses)} steps: {suspect}", margin=1.0)
         limit = training_limit(observed)

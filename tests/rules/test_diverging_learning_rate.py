@@ -118,6 +118,18 @@ def test_no_rate_helps() -> None:
     assert "sign" in outcome.findings[0].likely
 
 
+@pytest.mark.parametrize(
+    ("orders", "status"),
+    [("h", "passed"), ("d", "failed"), ("hh", "passed"), ("hdh", "passed"), ("hdd", "failed"), ("dd", "failed"), ("dhh", "passed")],
+)
+def test_most_orders_of_the_batches_decide(orders: str, status: str) -> None:
+    suspect = observed(run(1.0, 2.3, 4.0, 4.0, 4.0), run(0.1, 1.0))
+    ends = {"h": run(1.0, 0.4, long=True), "d": run(1.0, 9.0, 9.0, 9.0, long=True)}
+    first, *others = (ends[order] for order in orders)
+    longer = LongerRun(run=first, reference=run(0.1, 0.4, long=True), again=tuple(others))
+    assert DivergingLearningRate().check({"rate_observation": suspect, "rate_longer": longer}).status == status
+
+
 def curvature(ratio: float) -> Curvature:
     group = GroupCurvature(
         index=0, lr=0.1, optimizer="SGD", lambda_max=20.0 * ratio, lambda_min=0.0, error_bar=0.1, limit=0.1 / ratio
