@@ -23,8 +23,8 @@ FARTHEST, DEPTH = 1e8, 1e-4
 STILL, LITTLE = 1e-3, 0.03
 """Weights that a run changes by less than this part have not moved (the next rate is a hundredfold), or too little to be
 thrown off their way."""
-LEARNT = 0.1
-"""A run that gains this part of the loss has learnt something."""
+LEARNT, HALF = 0.1, 0.5
+"""A run that gains this part of the loss has learnt something, or much of it."""
 LONGER = 6
 """Runs near the limit, and those that confirm a verdict, are this many times as long as the first ones."""
 
@@ -77,9 +77,9 @@ class RateSearch:
             factor /= 10.0
             self._short(factor)
 
-    def _learns(self, run: RateRun) -> bool:
+    def _learns(self, run: RateRun, share: float = LEARNT) -> bool:
         level = float(np.mean(np.abs(run.before))) if run.before else 0.0
-        return not run.stopped and run.gain - run.error > LEARNT * level
+        return not run.stopped and run.gain - run.error > share * level
 
     def _decades(self) -> None:
         factor = 1.0
@@ -101,6 +101,9 @@ class RateSearch:
         """Longer runs at the low end of the decade (further down where that does not last), at its high end, then between."""
         factor = self.low
         self._long(factor)
+        if factor in self.long and not self._learns(self.long[factor], HALF):
+            # only a longer run at a lower rate shows what there is to gain, where training starts on a plateau
+            self._long(factor / 10.0)
         while factor > 2 * DEPTH and factor in self.long and not self._holds(self.long[factor]):
             factor /= 10.0
             self._long(factor)
