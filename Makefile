@@ -39,7 +39,7 @@ docs: .venv/docs.stamp
 calibrate: .venv/tests.stamp
 	$(BIN)/python -m benchmarks.learning_rate.first_step
 	$(BIN)/python -m benchmarks.learning_rate.training_limit
-	$(BIN)/python -m benchmarks.learning_rate.training_limit --held-out 9000
+	$(BIN)/python -m benchmarks.learning_rate.training_limit --held-out 12000
 	$(BIN)/python -m benchmarks.learning_rate.stalled
 	$(BIN)/python -m benchmarks.learning_rate.cost --large
 
