@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-import numpy as np
-
 from gradguard.adapters.base import Settings
 from gradguard.adapters.rates_base import RateProblem
 from gradguard.measurements.rate_runs import losses_before, observed, thrown_away, worth_of
@@ -78,8 +76,7 @@ class RateSearch:
             self._short(factor)
 
     def _learns(self, run: RateRun, share: float = LEARNT) -> bool:
-        level = float(np.mean(np.abs(run.before))) if run.before else 0.0
-        return not run.stopped and run.gain - run.error > share * level
+        return not run.stopped and run.gain - run.error > share * run.level
 
     def _decades(self) -> None:
         factor = 1.0

@@ -93,6 +93,16 @@ class RateRun:
         return float(np.mean(self.gains[self.tail])) if self.losses else 0.0
 
     @property
+    def level(self) -> float:
+        """The mean magnitude of the batches' losses before training."""
+        return float(np.mean(np.abs(self.before))) if self.before else 0.0
+
+    @property
+    def best(self) -> float:
+        """The largest gain of any step."""
+        return float(np.max(self.gains, initial=0.0))
+
+    @property
     def late_rise(self) -> float:
         """How far single steps of the second half went above the same batch's loss before training, at the worst."""
         return max(0.0, -float(np.min(self.gains[len(self.losses) // 2 :], initial=0.0)))
@@ -133,7 +143,7 @@ FLOOR = 0.05
 def scale_of(runs: Sequence[RateRun], worth: float) -> float:
     """The unit of gains: the best gain of any run, or what the weights are worth; NaN of the latter is left out."""
     gains = [run.gain for run in runs if not run.stopped]
-    levels = [FLOOR * float(np.mean(np.abs(run.before))) for run in runs if run.before]
+    levels = [FLOOR * run.level for run in runs]
     return max([*gains, *levels, worth if math.isfinite(worth) else 0.0, 0.0])
 
 

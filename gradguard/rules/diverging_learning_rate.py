@@ -23,6 +23,8 @@ ONLY_FINITE = ("adversarial", "reinforcement")
 LIKELIHOODS = ("cross_entropy", "bce")
 LOST = 1.5
 """Predictions of a likelihood that are this many times as bad as before training, and as a guess, are being unlearnt."""
+UNBOUNDED = 10.0
+"""A loss below zero may fall by this many times its size; whether it stays finite is worth a longer run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +92,8 @@ class DivergingLearningRate(Rule):
             worse=self.worse, rise=self.rise, recovered=self.recovered, reached=self.reached, overshoot=self.overshoot
         )
         reason = verdict(run, observed.runs, observed.worth, limits)
+        if not reason and ascending(run, observed.predictions):
+            return Outcome(status="failed", findings=(self._ascent(observed),), margin=math.inf)
         suspect = reason or self._late(observed, run)
         if suspect and not run.stopped:
             if observed.objective in ONLY_FINITE:
@@ -107,8 +111,6 @@ class DivergingLearningRate(Rule):
         margin = 0.0 if limit == math.inf else math.inf if limit == 0 else 1.0 / limit
         if reason:
             return Outcome(status="failed", findings=(self._diverged(observed, evidence, reason),), margin=margin)
-        if ascending(run, observed.predictions):
-            return Outcome(status="failed", findings=(self._ascent(observed),), margin=math.inf)
         return self.outcome(self._at_the_edge(observed, evidence), margin=margin)
 
     def _late(self, observed: RateObservation, run: RateRun) -> str:
@@ -117,6 +119,8 @@ class DivergingLearningRate(Rule):
             return "longer runs at lower rates diverge"
         if run.late_rise > self.rise * scale_of(observed.runs, observed.worth):
             return f"single steps raise the loss by {run.late_rise:.3g}"
+        if run.best > UNBOUNDED * run.level > 0:
+            return f"the loss falls by {run.best:.3g}, many times what it was"
         return ""
 
     def _diverged(self, observed: RateObservation, evidence: Evidence, reason: str) -> Finding:

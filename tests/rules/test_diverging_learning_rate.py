@@ -118,6 +118,16 @@ def test_no_rate_helps() -> None:
     assert "sign" in outcome.findings[0].likely
 
 
+def test_a_loss_that_falls_without_bound_is_looked_at_for_longer() -> None:
+    falls = {"rate_observation": observed(run(1.0, -1.7, -2.0, -2.5, -260.0, start=-1.6), run(0.1, -1.7, start=-1.6))}
+    rule = DivergingLearningRate()
+    assert rule.check(falls).reason == "the loss falls by 258, many times what it was"
+    lasts = LongerRun(run=run(1.0, -260.0, -270.0, start=-1.6, long=True))
+    assert rule.check({**falls, "rate_longer": lasts}).status == "passed"
+    lost = LongerRun(run=run(1.0, -260.0, start=-1.6, stopped="the loss is not finite at step 70", long=True))
+    assert rule.check({**falls, "rate_longer": lost}).status == "failed"
+
+
 @pytest.mark.parametrize(
     ("orders", "status"),
     [("h", "passed"), ("d", "failed"), ("hh", "passed"), ("hdh", "passed"), ("hdd", "failed"), ("dd", "failed"), ("dhh", "passed")],
