@@ -60,7 +60,7 @@ def second_order(problem: TorchModuleProblem) -> TorchProblem | str:
         other.first_pass()
     except UsageError as error:
         return error.what
-    except (RuntimeError, NotImplementedError) as error:
+    except RuntimeError as error:
         return f"{type(error).__name__}: {str(error).splitlines()[0]}"
     return other if other.failure is None else other.failure.detail
 

@@ -72,7 +72,7 @@ def address(tensor: torch.Tensor) -> int:
     """Where a tensor's storage is; -1 where it has none (inside vmap and other transforms)."""
     try:
         return tensor.untyped_storage().data_ptr()
-    except (RuntimeError, NotImplementedError):
+    except RuntimeError:
         return -1
 
 
