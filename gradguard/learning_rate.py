@@ -111,6 +111,13 @@ def check_learning_rate(
     problem, settings = learning_rate_problem(
         scenario, steps=steps, seed=seed, schedule=schedule, clip=clip, curvature_batches=curvature_batches
     )
+    facts = problem.training.optimizer
+    if facts.foreign and not facts.owned:
+        raise UsageError(
+            f"the optimizer holds none of this model's parameters ({facts.foreign} of another's)",
+            where="optimizer",
+            todo="make it after the model, from model.parameters()",
+        )
     report = judge(problem, learning_rate_rules(select, limits), settings, ignores=ignores)
     report.rows["runs"] = [run_row(seed=seed)]
     return report

@@ -153,6 +153,9 @@ SCENARIOS: dict[str, tuple[Callable[[], gg.Scenario], list[str]]] = {
     "a loss that is no scalar": (lambda: gg.Scenario(model(), [x()], lambda m, b: m(b)), ["not a scalar"]),
     "a loss that raises": (lambda: gg.Scenario(model(), [x()], lambda m, b: m(b[9])), ["IndexError"]),
     "NumPy without grad": (lambda: gg.Scenario({"w": np.ones(3)}, [1], lambda m, b: m["w"].sum()), ["grad"]),
+    "a model without values": (
+        lambda: gg.Scenario(nn.Linear(4, 2, device="meta"), [x()], lambda m, b: m(b).sum()), ["meta device", "to_empty"],
+    ),
     "a model that is nothing": (lambda: gg.Scenario(None, [1], lambda m, b: 0.0), ["NoneType"]),
 }
 
@@ -164,3 +167,15 @@ def test_a_scenario_that_cannot_be_audited_is_a_clear_error(name: str) -> None:
         gg.audit(seeded(make, 0), select="GG1")
     for text in said:
         assert text in str(caught.value), str(caught.value)
+
+
+def test_an_optimizer_of_another_model_has_no_rate_to_judge() -> None:
+    own, other = model(), model()
+    with pytest.raises(gg.UsageError, match="holds none of this model's parameters"):
+        gg.check_learning_rate(own, [x()], loss=lambda m, b: m(b).sum(), optimizer=torch.optim.SGD(other.parameters(), 0.1))
+
+
+def test_a_model_without_values_is_not_trained() -> None:
+    empty = nn.Linear(4, 2, device="meta")
+    with pytest.raises(gg.UsageError, match="meta device"):
+        gg.check_training(empty, [x()], loss=lambda m, b: m(b).sum(), optimizer=torch.optim.SGD(empty.parameters(), 0.1))

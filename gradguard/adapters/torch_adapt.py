@@ -263,6 +263,12 @@ def _open(setup: Setup, *, lift: bool, scalar: bool, reason: str = "") -> Genera
                 where=setup.where,
                 todo="build the model and its inputs outside of inference_mode",
             )
+        if any(t.is_meta for t in [*outside, *(c.tensor for c in candidates)]):
+            raise UsageError(
+                "a tensor is on the meta device: it has a shape and no values",
+                where=setup.where,
+                todo="build the model on a device, or call to_empty() and initialise its parameters",
+            )
         session = Session(
             [m for _, m in setup.modules], outside, lift=lift, seed=setup.seed, generators=setup.generators, drawn=_drawn(setup)
         )

@@ -281,6 +281,12 @@ class TorchTraining:
                 where=type(scenario.model).__name__,
                 todo="give a model that can be trained",
             )
+        if any(p.is_meta for p in scenario.model.parameters()):
+            raise UsageError(
+                "the model is on the meta device: its parameters have a shape and no values",
+                where=type(scenario.model).__name__,
+                todo="build it on a device, or to_empty() it and initialise its parameters",
+            )
         if any(isinstance(module, torch.jit.ScriptModule) for module in scenario.model.modules()):
             raise UsageError(
                 "a torch.jit module is not trained on a copy: its copies compute with the original's parameters",
