@@ -62,12 +62,16 @@ class AttentionFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class CodeFacts:
-    """How often each of K discrete choices (codes, experts) was taken: counts (K,)."""
+    """How often each of K discrete choices (codes, experts) was taken: counts (K,).
+
+    ``lead`` is how far the best score is ahead of the second: the mean over samples, in standard deviations over samples.
+    """
 
     layer: str
     kind: str
     counts: NDArray[np.float64]
     block: str = ""
+    lead: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

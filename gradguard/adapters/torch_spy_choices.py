@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping
 from typing import Any
@@ -26,7 +27,9 @@ class Choices:
         self.blocks = blocks
         self.counts: dict[tuple[str, str], np.ndarray[Any, Any]] = {}
         self.tables: dict[tuple[str, str], str] = {}
+        self.leads: dict[tuple[str, str], float] = {}
         self._sizes: dict[int, int] = {}
+        self._scores: dict[int, float] = {}
         self._held: deque[torch.Tensor] = deque(maxlen=HELD)  # an address means this storage for as long as it is held
         self._asked: dict[int, set[int]] = {}
 
@@ -40,8 +43,10 @@ class Choices:
                 old = address(self._held[0])
                 self._sizes.pop(old, None)
                 self._asked.pop(old, None)
+                self._scores.pop(old, None)
             self._held.append(result)
             self._sizes[address(result)] = int(args[0].shape[dim])
+            self._scores[address(result)] = _lead(args[0], dim, largest="min" not in name)
 
     def compared(self, here: str, args: Any) -> None:
         """Count a remembered index at the second number that it is compared with: it says which expert takes which sample."""
@@ -58,6 +63,7 @@ class Choices:
             self._count((here, "experts"), index, size)
 
     def _count(self, key: tuple[str, str], index: torch.Tensor, size: int) -> None:
+        self.leads[key] = min(self.leads.get(key, math.inf), self._scores[address(index)])
         counts = self.counts.setdefault(key, np.zeros(size))
         found = torch.bincount(index.detach().reshape(-1).cpu(), minlength=size).numpy()
         if found.shape == counts.shape:
@@ -81,6 +87,20 @@ class Choices:
     def facts(self) -> tuple[CodeFacts, ...]:
         """Every table that was looked up by a choice."""
         return tuple(
-            CodeFacts(layer=layer, kind=kind, counts=counts, block=self.tables.get((layer, kind), ""))
+            CodeFacts(
+                layer=layer, kind=kind, counts=counts, block=self.tables.get((layer, kind), ""), lead=self.leads[layer, kind]
+            )
             for (layer, kind), counts in self.counts.items()
         )
+
+
+def _lead(scores: torch.Tensor, dim: int, *, largest: bool) -> float:
+    """The best score's mean distance to the second, in standard deviations over samples; 0 where that says nothing."""
+    if scores.shape[dim] < 2:
+        return 0.0
+    best = scores.detach().to("cpu", torch.float64).topk(2, dim=dim, largest=largest).values
+    gap = (best.select(dim, 0) - best.select(dim, 1)).abs().reshape(-1)
+    if gap.numel() < 2 or not bool(torch.isfinite(gap).all()):
+        return 0.0
+    mean, spread = float(gap.mean()), float(gap.std())
+    return mean / spread if spread > 0 else math.inf if mean > 0 else 0.0

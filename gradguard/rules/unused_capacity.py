@@ -23,8 +23,10 @@ class UnusedCapacity(Rule):
 
     What it does:
         Counts over all samples how often each choice of an argmin, argmax or top-k that indexes a table (or experts) was
-        taken, after the training run. The perplexity exp(-sum p log p) is the number of choices in effect. One choice
-        for everything, after at least ``steps`` steps, is an error; fewer than ``warn`` of them in effect a warning.
+        taken, after the training run. The perplexity exp(-sum p log p) is the number of choices in effect. One code
+        for everything is an error after at least ``steps`` steps; one expert for everything is, if already at birth no
+        sample came near another one. Fewer than ``warn`` of them in effect are a warning, and one or two an error where
+        training fails.
 
     Why is this bad:
         A code or expert that is never chosen gets no gradient and stays unchosen; one for all carries no information.
@@ -34,12 +36,15 @@ class UnusedCapacity(Rule):
         load-balancing loss, noise in the router.
 
     When it is healthy:
-        Rare codes of a large codebook on little data; a codebook before it has been trained.
+        Rare codes of a large codebook on little data; a codebook before it has been trained; a router that settles on one
+        expert, which then learns what all of them would have.
 
     Options:
         collapsed: perplexity up to which all samples make one choice.
         warn: share of the choices in effect.
         steps: optimizer steps before a verdict.
+        lead: how far, at birth, the best expert's score is ahead of the second's, in standard deviations over samples, for
+            no sample to come near another one.
 
     References:
         van den Oord et al. 2017, Neural discrete representation learning; Fedus et al. 2021, Switch transformers.
@@ -53,6 +58,7 @@ class UnusedCapacity(Rule):
     collapsed: float = 1.05
     warn: float = 0.1
     steps: int = 20
+    lead: float = 10.0
 
     def judge(self, evidence: Evidence) -> Outcome:
         """One finding for each table of choices."""
@@ -60,6 +66,7 @@ class UnusedCapacity(Rule):
         steps = len(run.trace.steps) if run is not None else 0
         findings, requests = [], False
         consequence = progress(evidence)
+        born = {(c.layer, c.kind): c.lead for c in passes.start.codes}
         for facts in passes.last.codes:
             total, size = float(facts.counts.sum()), len(facts.counts)
             if size < 4 or total < 8 * size:
@@ -69,7 +76,8 @@ class UnusedCapacity(Rule):
             if perplexity > max(self.collapsed, self.warn * size):
                 continue
             one = perplexity <= self.collapsed and steps >= self.steps
-            failed = one or (perplexity <= 2 and consequence.verdict == "fails")
+            settled = facts.kind == "experts" and born.get((facts.layer, facts.kind), 0.0) < self.lead
+            failed = (one and not settled) or (perplexity <= 2 and consequence.verdict == "fails")
             requests = requests or not failed
             used = int((facts.counts > 0).sum())
             findings.append(

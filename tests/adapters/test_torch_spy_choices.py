@@ -58,3 +58,13 @@ def test_what_is_no_choice_of_experts(use: Callable[[Tensor], Tensor]) -> None:
     with spy.installed():
         model(torch.ones(3, 2, requires_grad=True))
     assert spy.code_facts() == ()
+
+
+@pytest.mark.parametrize(("bias", "far"), [(0.0, False), (50.0, True)])
+def test_how_far_the_best_is_ahead(bias: float, far: bool) -> None:
+    model = Routed(lambda z: loop((z + torch.tensor([0, bias, 0, 0])).softmax(1).topk(1, dim=1).indices[:, 0]))
+    spy = Spy(model, lambda name: name)
+    with spy.installed():
+        model(torch.randn(64, 2, generator=torch.Generator().manual_seed(0)).requires_grad_())
+    (facts,) = spy.code_facts()
+    assert (facts.lead > 10) is far

@@ -24,3 +24,19 @@ from tests.rules.health_evidence import FAILS, WORKS, evidence, passes, run, sev
 def test_rows(counts: list[int], steps: int, losses: tuple[float, float], expected: list[str]) -> None:
     looks = passes(end={"codes": (CodeFacts(layer="vq", kind="codes", counts=np.array(counts, float)),)}, loss=losses[1])
     assert severities(UnusedCapacity().check(evidence(looks, run(losses, steps)))) == expected
+
+
+@pytest.mark.parametrize(
+    ("lead", "losses", "expected"),
+    [
+        (50.0, WORKS, ["error"]),  # no sample ever comes near another expert
+        (2.0, WORKS, ["warning"]),  # the router settled on one, which learns as a single net would
+        (2.0, FAILS, ["error"]),
+    ],
+)
+def test_one_expert(lead: float, losses: tuple[float, float], expected: list[str]) -> None:
+    def experts(counts: list[float], lead: float) -> dict[str, object]:
+        return {"codes": (CodeFacts(layer="moe", kind="experts", counts=np.array(counts), lead=lead),)}
+
+    looks = passes(start=experts([900, 50, 50, 0], lead), end=experts([1000, 0, 0, 0], 9.0), loss=losses[1])
+    assert severities(UnusedCapacity().check(evidence(looks, run(losses, 300)))) == expected
