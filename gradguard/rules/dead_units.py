@@ -31,10 +31,11 @@ class DeadUnits(Rule):
     What it does:
         Takes per unit the largest derivative of its activation over all samples and all positions seen (exactly 0 for
         ReLU and its kind; below 1e-3 for smooth activations), before and after the training run. A whole dead layer is
-        an error. Half of a layer, or all of a layer of fewer than ten units (which may be chance) that has a way around it,
-        is an error where training fails or has come to a halt in a longer run; half of a layer that was alive and died is
-        one already where the loss has not fallen by half (of what guessing gives, where that is known). Pruned units (all
-        incoming weights exactly 0) do not count.
+        an error, and so is one of ten units or more that loses most of them (``lost``) in the run. Half of a layer, or all
+        of a layer of fewer than ten units (which may be chance) that has a way around it, is an error where training fails
+        or has come to a halt in a longer run; half of a layer that was alive and died is one already where the loss has not
+        fallen by half (of what guessing gives, where that is known). Pruned units (all incoming weights exactly 0) do not
+        count.
 
     Why is this bad:
         A dead unit never learns again: its gradient is 0, and so is that of everything that acts through it alone.
@@ -49,6 +50,7 @@ class DeadUnits(Rule):
 
     Options:
         dead: share of a layer's units that is an error, with the conditions above.
+        lost: share that is an error whatever the loss does, where half of the layer was alive at the start.
         warn: share that is a warning.
         samples: values per unit without which a share is no verdict.
 
@@ -62,12 +64,15 @@ class DeadUnits(Rule):
     optional: ClassVar[tuple[str, ...]] = ("training_run", "passes")
 
     dead: float = 0.5
+    lost: float = 0.8
     warn: float = 0.2
     samples: int = 64
 
     def __post_init__(self) -> None:
         if not 0 < self.warn <= self.dead <= 1:
             raise UsageError(f"GG201 takes 0 < warn <= dead <= 1, got warn={self.warn}, dead={self.dead}")
+        if not 0 < self.lost <= 1:
+            raise UsageError(f"GG201 takes 0 < lost <= 1, got lost={self.lost}")
 
     def judge(self, evidence: Evidence) -> Outcome:
         """One finding: the first layer that is wrong, the others named with it; without one, a warning for each layer."""
@@ -87,8 +92,10 @@ class DeadUnits(Rule):
             died = state.dead - state.born_dead >= self.dead * state.units
             stuck = consequence.final and consequence.plateau and not consequence.strong
             hinders = consequence.verdict == "fails" or stuck or (died and not consequence.strong)
-            certain = died or 0.5**state.units < CHANCE or not _around(state, evidence)
-            if (whole and (certain or hinders)) or (share >= self.dead and enough and hinders):
+            many = 0.5**state.units < CHANCE
+            certain = died or many or not _around(state, evidence)
+            partly = share >= self.dead and (hinders or (many and died and share >= self.lost))
+            if (whole and (certain or hinders)) or (partly and enough):
                 failed.append(state)
             elif share >= self.warn and (enough or whole):
                 warned.append(state)

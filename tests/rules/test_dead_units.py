@@ -24,6 +24,8 @@ from tests.rules.health_evidence import FAILS, WORKS, evidence, longer, passes, 
         (state(40), WORKS, 0.2, ["warning"]),  # half a layer, and training works
         (state(40, born=2), WORKS, 1.5, ["error"]),  # they were alive, and training killed them
         (state(40, born=2), WORKS, 0.2, ["warning"]),  # and all the same it works
+        (state(58, born=2), WORKS, 0.2, ["error"]),  # hardly anything is left of the layer
+        (state(7, units=8, born=0), WORKS, 0.2, ["warning"]),  # of a few units many may die by chance
         (state(24), FAILS, 2.3, ["warning"]),
         (state(15), WORKS, 0.2, ["warning"]),
         (state(12), FAILS, 2.3, []),
@@ -63,4 +65,6 @@ def test_smooth_activations_are_dead_below_a_thousandth_and_relu_at_zero() -> No
 def test_limits_are_validated() -> None:
     with pytest.raises(gg.UsageError, match="0 < warn <= dead <= 1"):
         DeadUnits(dead=0.1, warn=0.5)
+    with pytest.raises(gg.UsageError, match="0 < lost <= 1"):
+        DeadUnits(lost=1.5)
     assert np.isclose(DeadUnits().dead, 0.5)
