@@ -1,4 +1,4 @@
-"""Judge the held-out programs: ``python -m benchmarks.health.heldout [--draw 1|2|3] [--seeds 1] [--only TEXT] [--audit]``.
+"""Judge the held-out programs: ``python -m benchmarks.health.heldout [--draw 1|2|3|4] [--seeds 1] [--only TEXT] [--audit]``.
 
 Prints one line per program that was judged wrongly, then recall (an expected code is an error), whether the cause came
 first, downgrades (the expected code is there, but no error), and the errors among healthy programs.
@@ -27,7 +27,7 @@ def judge(program: Program, seed: int, way: str) -> Any:
         return watch.report()
     if way == "audit" or s.way == "audit":
         return gg.audit(gg.Scenario(s.model, s.batches, s.loss, optimizer=s.optimizer, **s.more), seed=seed)
-    return gg.check_training(s.model, s.batches, loss=s.loss, optimizer=s.optimizer, seed=seed, **s.more)
+    return gg.check_training(s.model, s.batches, loss=s.loss, optimizer=s.optimizer, steps=s.steps, seed=seed, **s.more)
 
 
 def verdict(program: Program, report: Any) -> tuple[str, str]:

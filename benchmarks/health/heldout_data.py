@@ -29,6 +29,7 @@ class Setup:
     more: dict[str, Any] = field(default_factory=dict)
     loop: Callable[[Any], None] | None = None
     way: str = "training"  # "audit": the gradient rules belong to the question
+    steps: int = 20
 
 
 @dataclass(frozen=True)
