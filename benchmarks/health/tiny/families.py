@@ -244,11 +244,11 @@ TEXT: dict[str, Tiny] = {
     "bert.2": Tiny(name="BertForMaskedLM", settings=encoder(50, 16, 1, 2, 32), batch=masked(2, 10, 50)),
     "bert.3": Tiny(
         name="BertForSequenceClassification",
-        settings=encoder(30522, 48, 6, 2, 192, num_labels=4),
-        batch=sentences(16, 24, 30522, 4),
+        settings=encoder(30522, 32, 4, 2, 128, num_labels=4),
+        batch=sentences(16, 12, 30522, 4),
     ),
     "gpt2.1": Tiny(name="GPT2LMHeadModel", settings=gpt2(256, 32, 2, 2), batch=language(4, 16, 256)),
-    "gpt2.2": Tiny(name="GPT2LMHeadModel", settings=gpt2(1000, 64, 6, 4), batch=counted(8, 32, 1000)),
+    "gpt2.2": Tiny(name="GPT2LMHeadModel", settings=gpt2(1000, 48, 6, 4), batch=counted(8, 16, 1000)),
     "gpt2.3": Tiny(name="GPT2LMHeadModel", settings=gpt2(20000, 16, 1, 2), batch=language(2, 12, 20000)),
     "llama.1": Tiny(name="LlamaForCausalLM", settings=encoder(128, 64, 2, 4, 128), batch=language(4, 16, 128)),
     "llama.2": Tiny(
