@@ -8,7 +8,7 @@ engine serves three parameters and a hundred million.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
@@ -86,7 +86,8 @@ class Tangent:
 
     Either ``scales`` (block index -> scale; the block's entries are random signs times magnitudes in [0.5, 1.5) times
     the scale, drawn from ``seed``), or ``entries`` (sparse), or both. ``relative`` multiplies each entry by
-    ``|x| / rms(x)``, floored at ``1e-3``: for functions such as log and sqrt near 0, whose scale differs by entry.
+    ``|x| / rms(x)``, at most 1 and at least ``relative`` itself: for functions such as log and sqrt near 0, whose scale
+    differs by entry. With 0.0 the entries that are 0 hold still, as at the edge of such a function's domain.
     ``windows`` restricts a block's random part to where all of its windows meet; the entries there stay the same, so that
     the slopes along the parts of a tangent add up to its own.
     """
@@ -94,13 +95,21 @@ class Tangent:
     seed: int = 0
     scales: Mapping[int, float] = field(default_factory=dict)
     entries: tuple[Entries, ...] = ()
-    relative: bool = False
+    relative: float | None = None
     windows: Mapping[int, tuple[Window, ...]] = field(default_factory=dict)
 
     @property
     def blocks(self) -> frozenset[int]:
         """The indices of the blocks that this tangent moves."""
         return frozenset(self.scales) | frozenset(chosen.block for chosen in self.entries)
+
+    def times(self, factor: float) -> Tangent:
+        """factor * u; a power of two keeps its entries exact."""
+        return replace(
+            self,
+            scales={block: scale * factor for block, scale in self.scales.items()},
+            entries=tuple(replace(one, values=tuple(v * factor for v in one.values)) for one in self.entries),
+        )
 
 
 def draw(seed: int, block: int, size: int) -> NDArray[np.int8]:

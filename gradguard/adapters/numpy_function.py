@@ -363,15 +363,15 @@ class NumpyProblem:
         return result
 
 
-def _direction(x: Any, seed: int, block: int, scale: float, relative: bool) -> NDArray[Any]:
+def _direction(x: Any, seed: int, block: int, scale: float, relative: float | None) -> NDArray[Any]:
     is_complex = np.iscomplexobj(x)
     size = int(np.size(x)) * (2 if is_complex else 1)
     u = draw(seed, block, size).astype(np.float64) * (scale / UNIT)
     u = (u.view(np.complex128) if is_complex else u).reshape(np.shape(x))
-    if relative and np.size(x):
+    if relative is not None and np.size(x):
         rms = _norm(x) / np.sqrt(np.size(x))
         if rms > 0:
-            u = u * np.clip(np.abs(np.asarray(x)) / rms, 1e-3, 1.0)
+            u = u * np.clip(np.abs(np.asarray(x)) / rms, relative, 1.0)
     return u
 
 

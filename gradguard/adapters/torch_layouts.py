@@ -23,6 +23,8 @@ SAME = 1e-7
 """Relative difference (float64) that another order of summation explains; native float32: ``SAME_SINGLE``."""
 SAME_SINGLE = 3e-3
 NUDGE = 2.0**-9
+ROUNDINGS = 1e3
+"""Layouts may differ by this many times what the last bits of the point change."""
 
 
 def layout_faults(problem: TorchModuleProblem) -> tuple[tuple[Fault, ...], str]:
@@ -46,7 +48,8 @@ def layout_faults(problem: TorchModuleProblem) -> tuple[tuple[Fault, ...], str]:
         nearby.exchange, nearby.handed = problem.exchange, problem.handed
         nearby._ensure()
         there = {f.what for f in _compare(nearby) if not f.harmless}
-        return tuple(f for f in faults if f.harmless or f.what in there), ""
+        rounding = ROUNDINGS * _conditioned(problem, nearby, nudge)
+        return tuple(f for f in faults if f.harmless or (f.what in there and f.size > rounding)), ""
     finally:
         put_back(problem)
         problem.session.reset(problem.habits)
@@ -101,6 +104,14 @@ def _compare(problem: TorchModuleProblem) -> list[Fault]:
         if size > limit and not _rounding(b, base):
             faults.append(Fault(kind="layout", what=layouts[0], block=name, size=size, limit=limit))
     return faults
+
+
+def _conditioned(problem: TorchModuleProblem, nearby: TorchModuleProblem, nudge: Tangent) -> float:
+    """What value and gradient change by, relative, when the last bits of a point nearby do: in a chaotic model, a lot."""
+    bits = 2.0**-50 if problem.session.lift or problem.path == "float64" else 2.0**-21
+    other = problem.at(nudge, NUDGE + bits)
+    change = Experiment([]).of(other._ensure(), nearby._ensure())[0]
+    return max(problem._difference(other._base, nearby._base), change)
 
 
 def _refused(what: str, detail: str) -> Fault:

@@ -50,11 +50,11 @@ class TorchPlacement:
         for i, scale in tangent.scales.items():
             target = real_view(self.leaves[i].data)
             pattern = torch.from_numpy(draw(tangent.seed, i, target.numel())).to(target.device).reshape(target.shape)
-            if dense or tangent.relative:
+            if dense or tangent.relative is not None:
                 pattern = pattern.to(target.dtype) * (scale / SIGNIFICANT)
-                if tangent.relative:
+                if tangent.relative is not None:
                     size = real_view(self.originals[i]).to(target.dtype).abs()
-                    pattern *= torch.clamp(size / (self._rms[i] or 1.0), min=1e-3, max=1.0)
+                    pattern *= torch.clamp(size / (self._rms[i] or 1.0), min=tangent.relative, max=1.0)
             if i in self.frozen:
                 pattern[self.frozen[i]] = 0
             if i in tangent.windows:

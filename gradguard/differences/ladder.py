@@ -8,14 +8,14 @@ candidate must lie within three combined noise bars of all that were accepted be
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradguard.differences.noise import NOISE_POINTS, Noise, estimate_noise
 
-__all__ = ["DOUBLE", "SINGLE", "Ladder", "Slope", "measure_slope"]
+__all__ = ["ALIASED", "DOUBLE", "SINGLE", "Ladder", "Slope", "measure_slope"]
 
 Phi = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 """Steps (S,) -> phi(t) - phi(0), shape (S,); NaN where the function is not finite."""
@@ -65,6 +65,9 @@ FIRST_LEVELS = 4  # evaluated before anything is judged
 AGREE = 3.0  # combined noise bars within which two candidates agree
 RICHARDSON_MARGIN = 0.5  # share of the last change that counts as bias still there
 EARLIER_MARGIN = 0.125  # a chance agreement is not trusted: changes against levels further down count, less each
+COARSE = 1e-3  # share of the value that no rounding reaches: what looks like so much noise is the function itself
+BOUNDED = 10.0  # times as much as the smallest steps change the value, where larger ones meet it just as much at random
+ALIASED = "the value varies within the smallest step by as much as over the largest: no step is small enough"
 SMOOTH_KINK = 0.25  # relative change of the even part over levels below which it counts as constant: a kink
 
 
@@ -144,6 +147,11 @@ def measure_slope(
         walk = below
     if walk.lonely:
         walk = walk.with_noise_that_explains()
+    if walk.aliased(scale):
+        rest = steps[at:]
+        count += walk.extend(phi, rest) if len(rest) else 0
+        if walk.aliased(scale):
+            return replace(walk.slope(count), value=float("nan"), error_bar=float("inf"), reason=ALIASED)
     return walk.slope(count)
 
 
@@ -215,6 +223,16 @@ class _Walk:
         """Nothing beyond the smallest level agrees with it, or the smallest level is not even finite."""
         kept, _ = self.accepted()
         return len({level for _, _, level in kept}) < 2
+
+    def aliased(self, scale: float) -> bool:
+        """Whether every step meets the function at random, as ``sin(x)`` at steps of 1e8: no slope can be seen.
+
+        Then the noise is no rounding (it is a share of the value, ``scale``), and larger steps change the value by no more.
+        """
+        odd = np.abs(np.array(self.plus) - np.array(self.minus)) / 2
+        odd = odd[np.isfinite(odd)]
+        at_random = max(self.sigma, float(odd[:2].max(initial=0.0)))
+        return self.sigma > COARSE * scale > 0 and float(odd.max(initial=0.0)) <= BOUNDED * at_random
 
     def precise(self, enough: float) -> bool:
         """Whether enough levels agree, to within an error bar that is small enough."""

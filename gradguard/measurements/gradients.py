@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 
 from gradguard.adapters.base import BlockFacts, Differentiable, Modular, Problem, Settings
-from gradguard.blocks import Block
+from gradguard.blocks import Block, Entries, Tangent
 from gradguard.finding import Table
 from gradguard.measurements.base import Evidence, Measurement, Unavailable, the
 from gradguard.measurements.determinism import Determinism
@@ -39,8 +39,12 @@ TINY_SHARE = 1e-12
 """Share of the largest block below which a gradient may be nothing but rounding."""
 MANY = 64
 """Up to this many blocks are looked at one by one after a mismatch; more are halved."""
+ENTRIES = 16
+"""Entries that are looked at alone in a block whose zeros could not be moved with the rest."""
 NUDGES = 3
 CONSTANT_TANGENTS = 3
+RELATIVE = (1e-3, 0.0)
+"""Least multiples of a block's scale for tangents whose steps go by the entry: one that moves all, one that holds zeros."""
 NUDGE = 2.0**-9
 """Size of the nudge off a kink, relative to each block's scale."""
 
@@ -203,10 +207,12 @@ def nudged(problem: Differentiable, found: Gradients, settings: Settings) -> Gra
     """The comparison at a point nearby, where every block that differs here is right; None where one is wrong there too."""
     shooter = Shooter(problem, settings.seed + 31)
     moved = [i for i, r in enumerate(found.results) if r.verdict in ("pass", "fail", "zero", "inconclusive")]
+    wrong = [i for i, r in enumerate(found.results) if r.verdict == "fail"]
     for _ in range(NUDGES):
         nearby = compare(problem.at(shooter.tangent(moved), NUDGE), settings, quick=True)
         if not nearby.wrong:
-            return nearby
+            undecided = any(nearby.results[i].verdict == "inconclusive" for i in wrong)
+            return None if undecided else nearby
         if not any(result.kink for result in nearby.wrong):
             return None
     return None  # ties that moved together would have come apart by now
@@ -240,6 +246,8 @@ def compare(problem: Differentiable, settings: Settings, *, quick: bool = False,
         _groups(state)
     if active and not state.failed:
         _singles(state)
+    if active and not state.failed:
+        _held(state)
     plain = next((s for s in state.failed if not _constants_only(s)), None)
     if plain is not None and quick:
         for i in plain.tangent.blocks:
@@ -291,8 +299,9 @@ def _joint(state: _State) -> None:
         scales = equalising_scales(shooter.natural, first.norms, state.active)
         tangent = shooter.tangent(state.active, scales)
         state.add(shooter.shoot(tangent) if failed or first.slope.reason else shooter.shoot_like(tangent, first.slope))
-    if len(state.unclear) == 2:
-        state.add(shooter.shoot(shooter.tangent(state.active, relative=True)))
+    for least in RELATIVE:
+        if not state.passed and not state.failed:
+            state.add(shooter.shoot(shooter.tangent(state.active, relative=least), fresh_noise=True))
 
 
 def _groups(state: _State) -> None:
@@ -321,11 +330,30 @@ def _singles(state: _State) -> None:
     goal = GOAL if shooter.double else RESOLVED_SINGLE
     still = [i for i in state.unresolved(goal) if i not in state.alone and norms[i] > TINY_SHARE * max(norms.values())]
     for i in still[:SINGLES]:
-        for relative in (False, True):
-            if state.add(shooter.shoot(shooter.tangent([i], relative=relative), fresh_noise=relative)):
+        for least in (None, *RELATIVE):
+            if state.add(shooter.shoot(shooter.tangent([i], relative=least), fresh_noise=least is not None)):
                 return
             if state.resolution(i) <= enough:
                 break
+
+
+def _held(state: _State) -> None:
+    """Blocks that were compared while their zeros held still: some of their entries alone, wherever that has a slope."""
+    shooter = state.shooter
+    for i in state.active:
+        best = state.best(i)
+        if i in state.alone or best is None or best.tangent.relative != 0.0:
+            continue
+        size = state.blocks[i].size
+        chosen = np.random.default_rng(shooter.seed()).permutation(size)[:ENTRIES]
+        for k in sorted(int(k) for k in chosen):
+            alone = Entries(block=i, indices=(k,), values=(shooter.natural[i],))
+            shot = shooter.shoot(Tangent(entries=(alone,)), fresh_noise=True)
+            if not shot.slope.kink and shot.z > shooter.limit:
+                shot = shooter.confirm(shot)
+                if shot.z > shooter.limit:
+                    state.alone[i] = replace(_result(state, i, shot, "fail", "an entry alone", 0.0), worst=k)
+                    break
 
 
 def _latest_norms(state: _State) -> dict[int, float]:
@@ -390,8 +418,10 @@ def _alone(state: _State, i: int) -> None:
     shot = shooter.shoot(shooter.tangent([i]))
     if np.isfinite(shot.z) and shot.z > shooter.limit:
         shot = shooter.confirm(shot)
-    if (not np.isfinite(shot.z) or shot.z <= shooter.limit) and not _good(state, shot, i):
-        relative = shooter.shoot(shooter.tangent([i], relative=True), fresh_noise=True)
+    for least in RELATIVE:
+        if _good(state, shot, i) or shot.z > shooter.limit:
+            break
+        relative = shooter.shoot(shooter.tangent([i], relative=least), fresh_noise=True)
         if np.isfinite(relative.z) and (relative.z > shooter.limit or relative.resolution(i) < shot.resolution(i)):
             shot = relative
     verdict, reason = "inconclusive", ""
@@ -482,6 +512,8 @@ def _largest(state: _State) -> float:
 
 def _result(state: _State, i: int, shot: Shot, verdict: str, path: str, forwards: float, reason: str = "") -> BlockResult:
     share = float(shot.shares[i])
+    if verdict == "pass" and shot.tangent.relative == 0.0:
+        reason = reason or "entries of 0 held still: next to them the value is not finite, or has no slope"
     return BlockResult(
         block=state.blocks[i],
         verdict=verdict,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gradguard.adapters.base import Analytic, BlockFacts, Differentiable
 from gradguard.blocks import Tangent
-from gradguard.differences.ladder import DOUBLE, SINGLE, Ladder, Slope, measure_slope
+from gradguard.differences.ladder import ALIASED, DOUBLE, SINGLE, Ladder, Slope, measure_slope
 from gradguard.differences.noise import Noise
 
 __all__ = ["FINE", "Shooter", "Shot"]
@@ -34,6 +34,8 @@ COMPLEX_TRUST = 1e-3
 """A complex step is believed to this share of the error bar that verified it."""
 PRECISE = 1e-9
 """The resolution at which a walk up the ladder stops."""
+STEEP, STEEPEST = 2.0**5, 2.0**40
+"""The gradient's share of a step over the value, between which smaller steps are tried where the usual ones are too large."""
 ROUNDING = 16.0
 """Units of rounding that the analytical sum may be off by, relative to the norms of its terms."""
 
@@ -89,7 +91,9 @@ class Shooter:
         self._seed += 1
         return self._seed
 
-    def tangent(self, blocks: Iterable[int], scales: Mapping[int, float] | None = None, *, relative: bool = False) -> Tangent:
+    def tangent(
+        self, blocks: Iterable[int], scales: Mapping[int, float] | None = None, *, relative: float | None = None
+    ) -> Tangent:
         """A fresh tangent over some blocks, at their natural scales or at those given."""
         chosen = {i: (scales or {}).get(i, self.natural[i]) for i in blocks}
         return Tangent(seed=self.seed(), scales=chosen, relative=relative)
@@ -106,9 +110,12 @@ class Shooter:
             noise=known,
             enough=PRECISE * float(audible.min(initial=np.inf)) if len(audible) else 0.0,
         )
-        if known is None:
+        if known is None and np.isfinite(slope.value):
             self.noise = Noise(sigma=slope.sigma, measured=True)
         slope = self._sharpened(tangent, slope, float(norms.sum()))
+        steeper = float(norms.sum()) / self._value_scale if slope.reason == ALIASED else 0.0
+        if STEEP < steeper < STEEPEST:  # the gradient, if it is right, tells at which steps the value can be followed
+            return self.shoot(tangent.times(2.0 ** -round(log2(steeper))), ladder, fresh_noise=True)
         floor = ROUNDING * self.ladder.epsilon * float(norms.sum()) + np.finfo(np.float64).tiny
         bar = hypot(slope.error_bar, floor) if np.isfinite(slope.error_bar) else float("inf")
         return Shot(tangent=tangent, slope=slope, shares=shares, norms=norms, error_bar=bar)

@@ -52,10 +52,12 @@ class VacuousCheck(Rule):
         reasons = list(dict.fromkeys(r.reason for r in gradients.results if r.reason))
         if not gradients.results:
             message = "nothing was compared: no parameter and no input requires a gradient"
+            hint = "let inputs require a gradient, or name blocks with wrt="
         else:
-            message = f"nothing was compared: all {len(gradients.results)} blocks are empty or inconclusive"
+            message = f"nothing was compared: all of its blocks ({len(gradients.results)}) are empty or inconclusive"
+            hint = "check it at another point or on another scale, or other blocks with wrt="
         finding = self.finding(
             message, evidence="; ".join(reasons[:3]), count=0, total=len(gradients.results),
-            hint="let inputs require a gradient, or name blocks with wrt=",
+            hint=hint,
         )
         return self.outcome([finding])

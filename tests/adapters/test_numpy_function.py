@@ -255,7 +255,7 @@ def test_sparse_and_relative_tangents() -> None:
     sparse = Tangent(entries=(Entries(block=0, indices=(2, 5), values=(1.0, -2.0)),))
     entries = problem.entries(0, [2, 5])
     assert problem.slopes([sparse])[0, 0] == pytest.approx(entries[0] - 2 * entries[1])
-    relative = Tangent(seed=1, scales={2: 1.0}, relative=True)
+    relative = Tangent(seed=1, scales={2: 1.0}, relative=1e-3)
     assert problem.slopes([relative])[0, 2] == pytest.approx(central(problem, relative), rel=1e-7)
 
 

@@ -19,6 +19,8 @@ def t(*values: Any) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
+SIZES = np.array([1e8, 1.0, 1e-8])
+
 KINKS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], torch.Tensor]] = {
     "relu at 0": (torch.relu, t(-1, 0, 0, 2)),
     "relu at 0 only": (torch.relu, t(0, 0, 0)),
@@ -52,11 +54,18 @@ KINKS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], torch.Tensor]] = 
 CURVED: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], torch.Tensor]] = {
     "sin(1e5 x)": (lambda x: torch.sin(1e5 * x), t(0.3, -1.2, 2.0)),
     "sin(1e3 x)": (lambda x: torch.sin(1e3 * x), t(0.3, -1.2, 2.0)),
+    "sin(1e9 x)": (lambda x: torch.sin(1e9 * x), t(0.3, -1.2, 2.0)),  # the usual steps meet it at random
+    "sin of mixed sizes": (lambda x: torch.sin(x / t(1e8, 1, 1e-8)), t(1.3e8, 1.3, 1.3e-8)),
+    "positions of 1e6": (lambda x: torch.sin(x[:, None] * t(1, 1e-1, 1e-2)), t(1e4, 2e4, 1e6)),
     "log near 0": (torch.log, t(1e-7, 1e-5, 0.1)),
     "log at 1e-12": (torch.log, t(1e-12)),
     "log of mixed sizes": (torch.log, t(1e-6, 1.0, 1e6)),
     "sqrt near 0": (torch.sqrt, t(1e-6, 1e-8, 2.0)),
     "sqrt at 1e-10": (torch.sqrt, t(1e-10)),
+    "log of 1e-30 beside 1": (torch.log, t(1e-30, 1e-12, 0.7)),
+    "x ** 2.5 at 0": (lambda x: x**2.5, t(0, 1, 2)),  # there is nothing below 0
+    "sqrt where positive": (lambda x: torch.where(x > 0, torch.where(x > 0, x, 1.0).sqrt(), 0.0), t(1, 0, -1, 4)),
+    "entropy with zeros": (lambda p: torch.where(p > 0, p * torch.where(p > 0, p, 1.0).log(), 0.0), t(0, 0.3, 0.7)),
     "reciprocal near 0": (torch.reciprocal, t(1e-4, -1e-3, 1.0)),
     "x ** 0.1 near 0": (lambda x: x**0.1, t(1e-6, 0.5)),
     "exp of 50": (torch.exp, t(50, -50, 0)),
@@ -184,6 +193,10 @@ def numpy_cases() -> Iterator[Case]:
     z = x + 1j * y
     rows: dict[str, tuple[Any, Any, dict[str, Any]]] = {
         "sum of squares": (lambda x: (x**2).sum(), x, {"grad": lambda x: 2 * x}),
+        "log of mixed sizes": (np.log, np.array([1e-300, 1e-12, 0.3]), {"vjp": lambda g, x: g / x}),
+        "sin of mixed sizes": (
+            lambda x: np.sin(x / SIZES), 1.3 * SIZES, {"vjp": lambda g, x: g * np.cos(x / SIZES) / SIZES},
+        ),
         "float32 squares": (lambda x: (x**2).sum(), x.astype(np.float32), {"grad": lambda x: 2 * x}),
         "computes in float32": (
             lambda x: np.sum(np.tanh(x.astype(np.float32)) ** 2), x,

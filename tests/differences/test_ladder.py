@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradguard.differences.ladder import DOUBLE, SINGLE, Slope, measure_slope
+from gradguard.differences.ladder import ALIASED, DOUBLE, SINGLE, Slope, measure_slope
 
 F = Callable[[float], float]
 
@@ -63,6 +63,20 @@ def test_says_why_there_is_no_slope() -> None:
     rng = np.random.default_rng(0)
     noisy = measure_slope(lambda steps: rng.standard_normal(len(steps)))
     assert noisy.reason or noisy.error_bar > 1.0
+
+
+@pytest.mark.parametrize("f", [lambda x: np.sin(1e12 * x), lambda x: np.tanh(1e12 * np.sin(1e12 * x))])
+def test_a_function_that_varies_within_the_smallest_step_has_no_slope(f: F) -> None:
+    slope = slope_of(f, 0.7)
+    assert slope.reason == ALIASED
+    assert np.isnan(slope.value)
+
+
+def test_noise_that_larger_steps_see_past_is_no_aliasing() -> None:
+    rng = np.random.default_rng(0)
+    slope = measure_slope(lambda steps: steps + 1e-4 * rng.standard_normal(len(steps)), scale=0.01)
+    assert slope.reason != ALIASED
+    assert slope.value == pytest.approx(1.0, abs=6 * slope.error_bar)
 
 
 def test_counts_its_forwards_and_stops_when_it_is_precise_enough() -> None:
