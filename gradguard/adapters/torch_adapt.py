@@ -14,6 +14,7 @@ import torch
 
 from gradguard.adapters.nesting import argument_names, flatten, rebuild
 from gradguard.adapters.torch_backwards import Handed
+from gradguard.adapters.torch_frames import is_users
 from gradguard.adapters.torch_leaves import (
     capture,
     differentiable,
@@ -303,7 +304,9 @@ def _sort(setup: Setup, missing: list[Candidate], leaves: Sequence[torch.Tensor]
         return
     if any(isinstance(c.tensor, torch.nn.Parameter) for c in gone):
         raise UsageError(
-            "the function makes new parameters in every call", where=setup.where, todo="keep its parameters between calls"
+            "the function makes new parameters in every call",
+            where=setup.where,
+            todo="make them once, outside of the call: nn.Parameter(...) in forward also cuts the gradient of what it copies",
         )
     setup.made = len(gone)
     setup.extra = [c for c in setup.extra if id(c.tensor) in met]
@@ -449,9 +452,7 @@ def _name_of(tensor: torch.Tensor, setup: Setup, index: int) -> str:
 
 def _user_error(error: Exception, where: str) -> UsageError:
     """The user's own exception as ours: its text, and the last line of theirs that raised it."""
-    frames = [
-        f for f in traceback.extract_tb(error.__traceback__) if "/torch/" not in f.filename and "/gradguard/" not in f.filename
-    ]
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if is_users(f.filename)]
     line = f"{frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}" if frames else where
     return UsageError(
         f"the model raised {type(error).__name__}: {error}",

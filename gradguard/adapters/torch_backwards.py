@@ -36,6 +36,10 @@ __all__ = ["Handed", "backward_facts", "put_back"]
 SUMS = 1e-7
 """Relative difference of sums and layouts (float64) from which on the rounding is measured."""
 SUMS_SINGLE = 1e-3
+OUTPUTS = 8
+"""Passes over the outputs one at a time; more outputs than that share them."""
+CANCELLED = 1e-4
+"""Share of its parts below which a sum over outputs is not compared with them."""
 NOTHING = 1e-9
 """Share of the largest entry of all gradients below which a block's gradient is nothing but rounding."""
 
@@ -80,13 +84,14 @@ class Again:
         """Whether there is a graph at all."""
         return bool(self.heads) and bool(self.wanted)
 
-    def run(self, cotangents: Sequence[Any]) -> list[torch.Tensor | None]:
-        """The gradients of the blocks that require one, in their order."""
+    def run(self, cotangents: Sequence[Any], only: Sequence[int] | None = None) -> list[torch.Tensor | None]:
+        """The gradients of the blocks that require one, in their order; ``only``: the outputs that are used."""
         self.problem.counts.backwards += self.problem.share
         self.state.restore()
+        used = range(len(self.heads)) if only is None else only
         with self.problem.habits.mode(backward=True):
-            own = [own_memory(v) for v in cotangents]
-            found = torch.autograd.grad(self.heads, self.wanted, own, allow_unused=True, retain_graph=True)
+            own = [own_memory(cotangents[i]) for i in used]
+            found = torch.autograd.grad([self.heads[i] for i in used], self.wanted, own, allow_unused=True, retain_graph=True)
         return tensors_of(found)
 
     def redrawn(self, cotangents: Sequence[Any]) -> list[torch.Tensor | None]:
@@ -101,10 +106,10 @@ class Again:
 class Afresh(Again):
     """The same with a forward pass for every backward."""
 
-    def run(self, cotangents: Sequence[Any]) -> list[torch.Tensor | None]:
+    def run(self, cotangents: Sequence[Any], only: Sequence[int] | None = None) -> list[torch.Tensor | None]:
         """The gradients on a graph of their own."""
         Again.__init__(self, self.problem)
-        return super().run(cotangents)
+        return super().run(cotangents, only)
 
 
 def own_memory(v: torch.Tensor) -> torch.Tensor:
@@ -180,6 +185,9 @@ def _whole(problem: TorchModuleProblem, again: Again, known: Sequence[torch.Tens
         tried += [f"2^-{power} h, expanded", "g + h, transposed"]
         bad = bad or _sums_differ(again, known, power, compare)
     faults: list[Fault] = []
+    if len(again.heads) > 1 and custom_nodes(again.heads):  # torch's own know which of their outputs are used
+        tried.append("each output alone")
+        faults += _output_by_output(again, known)
     if drew:
         size, block = compare.of(again.redrawn(again.cotangents), known)
         if size > limit:
@@ -190,16 +198,43 @@ def _whole(problem: TorchModuleProblem, again: Again, known: Sequence[torch.Tens
     return BackwardFacts(faults=tuple(faults), tried=tuple(tried), skipped={})
 
 
+def _output_by_output(again: Again, known: Sequence[torch.Tensor | None]) -> list[Fault]:
+    """Outputs in turn without the others: a custom backward gets None for what is not used, and may drop more than that."""
+    total: list[torch.Tensor | None] = [None] * len(known)
+    sizes = [0.0] * len(known)
+    for part in range(min(len(again.heads), OUTPUTS)):
+        alone = again.run(again.cotangents, only=range(part, len(again.heads), OUTPUTS))
+        total = added_up(total, alone)
+        sizes = [max(size, largest([g])) for size, g in zip(sizes, alone, strict=True)]
+    limit = sums_limit(again.cotangents)
+    kept = [i for i, size in enumerate(sizes) if largest([known[i]]) >= CANCELLED * size]
+    size, where = Experiment([again.names[i] for i in kept]).of([total[i] for i in kept], [known[i] for i in kept])
+    if size <= limit:
+        return []
+    what = "one output at a time"
+    detail = f"the gradients of each output alone add up to another one than that of all, by {size:.2g} of its largest entry"
+    return [Fault(kind="linearity", what=what, block=where, size=size, limit=limit, detail=detail)]
+
+
+def added_up(a: Sequence[torch.Tensor | None], b: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
+    """a + b, block by block, where None is 0."""
+    return [y if x is None else x if y is None else x + y for x, y in zip(a, b, strict=True)]
+
+
 def _sums_differ(again: Again, known: Sequence[torch.Tensor | None], power: int, compare: Experiment) -> bool:
     """g(v + h), transposed, against g(v) + 2^k g(2^-k h), h a constant that is expanded: three properties in two backwards."""
     small = again.run(scaled_small(again.cotangents, power))
     other = [None if s is None else s * 2.0**power for s in small]
     both = again.run([other_layout(v + h) for v, h in zip(again.cotangents, uniform(again.cotangents), strict=True)])
-    expected = [k if o is None else o if k is None else k + o for k, o in zip(known, other, strict=True)]
-    allowed = SUMS if all(v.dtype in (torch.float64, torch.complex128) for v in again.cotangents) else SUMS_SINGLE
+    expected = added_up(known, other)
     largest_of_all = largest(expected)
     kept = [i for i, e in enumerate(expected) if largest([e]) > NOTHING * largest_of_all]  # the others are rounding
-    return compare.of([both[i] for i in kept], [expected[i] for i in kept])[0] > allowed
+    return compare.of([both[i] for i in kept], [expected[i] for i in kept])[0] > sums_limit(again.cotangents)
+
+
+def sums_limit(cotangents: Sequence[torch.Tensor]) -> float:
+    """The relative difference of sums that rounding explains."""
+    return SUMS if all(v.dtype in (torch.float64, torch.complex128) for v in cotangents) else SUMS_SINGLE
 
 
 def scaled_small(cotangents: Sequence[torch.Tensor], power: int) -> list[Any]:

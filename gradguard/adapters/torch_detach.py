@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from gradguard.adapters.base import Cut
 from gradguard.adapters.nesting import flatten
+from gradguard.adapters.torch_frames import is_users
 from gradguard.adapters.torch_leaves import differentiable
 
 __all__ = ["CutMode", "Moment", "holding"]
@@ -155,7 +156,7 @@ def _user_line() -> str | None:
             return None
         if path.endswith("gradguard/adapters/torch_adapt.py"):
             break
-        if line is None and "/torch/" not in path and "/gradguard/adapters/" not in path:
+        if line is None and is_users(path):
             line = f"{path}:{frame.f_lineno}"
         frame = frame.f_back
     return line or "inside torch"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from gradguard.adapters.base import Node
+from gradguard.adapters.torch_frames import is_users
 from gradguard.adapters.torch_leaves import differentiable, graph_leaves
 
 if TYPE_CHECKING:
@@ -77,19 +78,23 @@ def record_nodes(problem: TorchModuleProblem) -> list[NodeCall]:
 
 @contextmanager
 def _watched(seen: Any) -> Iterator[None]:
-    """Every ``Function.apply`` of this pass is shown to ``seen`` first; the original is back afterwards."""
-    original = torch.autograd.Function.__dict__["apply"]
+    """Every ``Function.apply`` of this pass is shown to ``seen`` first; afterwards it is not.
+
+    ``Function.apply`` asks its base class, and that is where we look: users keep ``MyFunction.apply`` under another name,
+    which what is put into ``Function`` itself would not reach.
+    """
+    base: Any = torch.autograd.Function.__mro__[1]
 
     def apply(cls: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
-        if not kwargs:
+        if not kwargs and issubclass(cls, torch.autograd.Function):  # torch.func makes classes of its own
             seen(cls, args)
-        return original.__func__(cls, *args, **kwargs)
+        return super(base, cls).apply(*args, **kwargs)
 
-    torch.autograd.Function.apply = classmethod(apply)  # type: ignore[assignment,method-assign]  # put back below
+    base.apply = classmethod(apply)
     try:
         yield
     finally:
-        torch.autograd.Function.apply = original  # type: ignore[method-assign]  # as it was
+        del base.apply
 
 
 def _caller() -> str:
@@ -97,7 +102,7 @@ def _caller() -> str:
     frame = sys._getframe(2)
     while frame is not None:
         path = frame.f_code.co_filename
-        if "/torch/" not in path and "/gradguard/adapters/" not in path:
+        if is_users(path):
             return f"{path}:{frame.f_lineno}"
         if frame.f_back is None:
             break

@@ -22,7 +22,7 @@ class NonlinearBackward(Rule):
     What it does:
         Runs backward again on one forward pass' graph with the cotangent g negated, multiplied by large and small powers of
         two (exact in floating point), by zero, and added to another one; custom functions are asked one by one, on the
-        cotangent that reaches them.
+        cotangent that reaches them. With several outputs, each is also used alone: the gradients must add up.
 
     Why is this bad:
         A vector-Jacobian product is linear in its vector, whatever the function. A backward that takes ``abs`` of g, clamps
@@ -69,6 +69,8 @@ class NonlinearBackward(Rule):
 def _pattern(what: set[str]) -> str:
     if "g = 0" in what:
         return "a term without the cotangent"
+    if what == {"one output at a time"}:
+        return "only where some outputs are not used"
     if what == {"-g"}:
         return "the sign of the cotangent is lost"
     if what == {"g + h"}:
@@ -84,6 +86,7 @@ def _likely(what: set[str]) -> str:
     if "g = 0" in what:
         return "backward returns the derivative itself (d instead of g * d), or adds a term that is not multiplied by g"
     return {
+        "only where some outputs are not used": "backward returns early, or nothing, where the cotangent of one output is None",
         "the sign of the cotangent is lost": "abs(grad_output) or grad_output ** 2 in backward",
         "additive only where one cotangent is alone": "a maximum, a norm or a comparison of entries of grad_output in backward",
         "only for large cotangents": "grad_output is clamped in backward",

@@ -65,6 +65,15 @@ def test_the_right_one_passes(dtype: torch.dtype) -> None:
     assert [c.status for c in report.checks if c.code == "GG110"] == ["passed"]
 
 
+def test_a_function_that_is_kept_under_another_name_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Scaled, "factor", 2.0)
+    inputs = (torch.randn(5, 4).requires_grad_(), torch.ones(4, requires_grad=True))
+    (finding,) = gg.check_gradients(Scaled.apply, inputs).errors
+    assert finding.code == "GG110"
+    assert "test_forward_mode_mismatch.py" in finding.location
+    assert "apply" not in torch.autograd.Function.__mro__[1].__dict__  # nothing of ours is left in torch
+
+
 def test_without_jvp_it_is_skipped_with_its_reason() -> None:
     report = gg.check_gradients(nn.Linear(3, 2), (torch.randn(5, 3),), select="GG110")
     assert [(c.status, c.reason) for c in report.checks] == [("skipped", "no custom function defines jvp")]

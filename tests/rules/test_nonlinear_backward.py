@@ -102,6 +102,39 @@ def test_a_sum_that_cancels_is_rounding_and_no_error() -> None:
     assert not gg.check_gradients(f, torch.randn(4, 1000, generator=torch.Generator().manual_seed(1)), select="GG106").findings
 
 
+class Two(torch.autograd.Function):
+    """sin and cos of x; ``drops`` both gradients where the first is not wanted."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, drops: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x)
+        ctx.drops = drops
+        return x.sin(), x.cos()
+
+    @staticmethod
+    def backward(ctx: Any, g: torch.Tensor | None, h: torch.Tensor | None) -> Any:
+        (x,) = ctx.saved_tensors
+        if g is None and ctx.drops:
+            return torch.zeros_like(x), None
+        first = 0.0 if g is None else g * x.cos()
+        return first - (0.0 if h is None else h * x.sin()), None
+
+
+@pytest.mark.parametrize("drops", [True, False])
+def test_each_output_is_also_used_alone(drops: bool) -> None:
+    report = gg.check_gradients(lambda x: Two.apply(x, drops), torch.linspace(0.2, 1, 6).double())
+    assert [(f.code, f.pattern) for f in report.errors] == (
+        [("GG106", "only where some outputs are not used")] if drops else []
+    ), str(report)
+
+
+def test_outputs_whose_gradients_cancel_are_not_compared_with_their_rounding() -> None:
+    x = torch.linspace(0.2, 1, 6).double()
+    report = gg.check_gradients(lambda x: (Two.apply(x, False)[0] * 1e9, x.sin() * -1e9 + x), x, select="GG106")
+    assert not report.findings, str(report)
+
+
 class Once(torch.autograd.Function):
     """A backward that frees what it saved, and can be run once only."""
 
