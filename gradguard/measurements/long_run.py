@@ -9,6 +9,7 @@ from gradguard.adapters.base import Problem, Settings
 from gradguard.adapters.observing_base import Look, Observable
 from gradguard.adapters.training_base import Trace, Trainable
 from gradguard.measurements.base import Evidence, Measurement, Unavailable, the
+from gradguard.measurements.passes import Passes
 from gradguard.measurements.training_run import COMPARED, TrainingRun
 
 __all__ = ["LongRun", "measure"]
@@ -35,9 +36,12 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
         return Unavailable(wanted="long_run", reason="nothing to train further")
     each = run.seconds / max(1, len(run.trace.steps)) if run.seconds else SECONDS / STEPS
     steps = max(settings.steps, min(STEPS, int(SECONDS / max(each, 1e-6))))
-    compare = min(COMPARED, problem.batch_count)
-    trace = problem.run(steps, seed=settings.seed, compare=compare, keep="long")
-    look = problem.look("long", seed=settings.seed) if isinstance(problem, Observable) else None
+    passes = the(evidence, Passes)
+    if steps <= len(run.trace.steps) and passes is not None and passes.end is not None:  # it was as long already
+        trace, look = run.trace, passes.end
+    else:
+        trace = problem.run(steps, seed=settings.seed, compare=min(COMPARED, problem.batch_count), keep="long")
+        look = problem.look("long", seed=settings.seed) if isinstance(problem, Observable) else None
     middle = None
     if isinstance(problem, Observable) and look is not None and penalised(look):
         problem.run(steps // 2, seed=settings.seed, keep="half")

@@ -8,13 +8,14 @@ from typing import Any, Literal
 
 import numpy as np
 
+from gradguard.adapters.observing_base import OutputFacts
 from gradguard.finding import Request
 from gradguard.measurements.base import Evidence, the
 from gradguard.measurements.long_run import LongRun
 from gradguard.measurements.passes import Passes
 from gradguard.measurements.training_run import TrainingRun
 
-__all__ = ["LONGER", "PRIOR_SHARE", "Progress", "progress"]
+__all__ = ["LONGER", "PRIOR_SHARE", "Progress", "ignores_its_inputs", "progress"]
 
 LONGER = Request(measurement="long_run")
 
@@ -25,6 +26,10 @@ STILL = 0.005
 """Progress of the predictions in half of a run, relative to the prior, below which they stand still."""
 LEAST_PROGRESS = 0.02
 GOOD_PROGRESS = 0.1
+SAME = 1e-4
+"""Outputs whose standard deviation over samples is below this share of their mean magnitude are the same."""
+PARTING, ROUNDING = 1.2, 1e-6
+"""A spread that has grown by the first, beyond rounding in single precision: the outputs are on their way apart."""
 ENOUGH = 200
 """Steps after which no progress is a verdict rather than impatience."""
 
@@ -117,6 +122,8 @@ def progress(evidence: Evidence) -> Progress:
         moving = middle.data_loss - data > STILL * prior
         plateau = enough and not moving
         text += f"; that of the predictions went from {middle.data_loss:.4g} to {data:.4g} in the second half"
+    if known and outputs is not None and ignores_its_inputs(outputs, first):
+        moving, plateau = False, enough  # what still falls is the way to the best constant, and that is the guess
     facts: Any = {
         "fall": share,
         "plateau": plateau,
@@ -141,6 +148,13 @@ def progress(evidence: Evidence) -> Progress:
     if share >= LEAST_PROGRESS and fall > 2 * error:  # finding the right constant takes a few per cent, and then comes nothing
         return Progress("fails" if plateau else "works" if enough else "unclear", text, **facts)
     return Progress("fails" if enough and fall <= 2 * error and not moving else "unclear", text, **facts)
+
+
+def ignores_its_inputs(outputs: OutputFacts, first: OutputFacts | None, spread: float = SAME) -> bool:
+    """Whether all samples give the same output, and do not part: their spread has not grown since the first look."""
+    if outputs.samples < 8 or not outputs.spread < spread:
+        return False
+    return first is None or first.samples < 8 or not outputs.spread > max(PARTING * first.spread, ROUNDING)
 
 
 def _pair(

@@ -8,15 +8,10 @@ from typing import ClassVar
 from gradguard.finding import Outcome
 from gradguard.measurements.base import Evidence, the
 from gradguard.measurements.passes import Passes
-from gradguard.measurements.progress import progress
+from gradguard.measurements.progress import ignores_its_inputs, progress
 from gradguard.rules.base import Rule
 
 __all__ = ["ConstantOutput"]
-
-GROWING = 1.2
-"""Outputs whose spread has grown by this much are on their way."""
-ROUNDING = 1e-6
-"""Spreads below this are rounding in single precision."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +57,7 @@ class ConstantOutput(Rule):
         if outputs.label_std == 0:
             return self.outcome([], reason="the labels are constant too")
         consequence = progress(evidence)
-        first = passes.start.outputs
-        growing = first is not None and first.samples >= 8 and outputs.spread > max(GROWING * first.spread, ROUNDING)
+        growing = not ignores_its_inputs(outputs, passes.start.outputs, self.spread)
         finding = self.finding(
             f"the output is the same for all {outputs.samples} samples",
             severity="error" if consequence.verdict == "fails" and not growing else "warning",

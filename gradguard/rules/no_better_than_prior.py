@@ -12,7 +12,7 @@ from gradguard.finding import Finding, Outcome
 from gradguard.measurements.base import Evidence, the
 from gradguard.measurements.long_run import LongRun
 from gradguard.measurements.passes import Passes
-from gradguard.measurements.progress import progress
+from gradguard.measurements.progress import LONGER, progress
 from gradguard.measurements.training_run import TrainingRun
 from gradguard.rules.base import Rule
 
@@ -94,7 +94,7 @@ class NoBetterThanPrior(Rule):
             return Outcome(
                 status="passed",
                 reason=f"not yet better than guessing: {consequence.text}",
-                requests=consequence.requests or (),
+                requests=(LONGER,),
             )
         moved = longer.trace.movement
         median = float(np.nanmedian(moved)) if moved is not None and np.isfinite(moved).any() else 0.0
