@@ -197,12 +197,15 @@ class NumpyTraining:
         compare: int = 0,
         observers: Sequence[Observer] = (),
         keep: str = "",
+        weight_scales: Mapping[str, float] | None = None,
     ) -> Trace:
         """Train a fresh copy; see :meth:`gradguard.adapters.training_base.Trainable.run`."""
         order = list(batches) if batches is not None else list(range(self.batch_count))
         compared = order[:compare]
         with preserved_rng(seed):
             session = self.fresh(rate_scale)
+            for name, parameter in session.named:
+                parameter *= (weight_scales or {}).get(name, 1.0)
             start = tuple(session.loss(self.batches[i], i) for i in compared)
             first = [p.copy() for p in session.params]
             facts: list[StepFacts] = []

@@ -6,7 +6,7 @@ import copy
 import inspect
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -202,6 +202,13 @@ class Session:
                 raise
             torch.autograd.backward(loss)  # reentrant checkpointing refuses chosen inputs
 
+    def scale(self, factors: Mapping[str, float]) -> None:
+        """Multiply parameters by name."""
+        with torch.no_grad():
+            for name, parameter in self.named:
+                if name in factors:
+                    parameter.mul_(factors[name])
+
     def zero_grad(self) -> None:
         """No gradient, in the model and in what else the optimizer holds."""
         for parameter in self.model.parameters():
@@ -386,6 +393,7 @@ class TorchTraining:
         compare: int = 0,
         observers: Sequence[Observer] = (),
         keep: str = "",
+        weight_scales: Mapping[str, float] | None = None,
     ) -> Trace:
         """Train a fresh copy; see :meth:`gradguard.adapters.training_base.Trainable.run`.
 
@@ -394,6 +402,7 @@ class TorchTraining:
         order = list(batches) if batches is not None else list(range(self.batch_count))
         with untouched(self.scenario.model), preserved_rng(seed), torch.enable_grad():
             session = self.fresh(rate_scale)
+            session.scale(weight_scales or {})
             trace = self._train(session, steps, order, seed, same_batch, order[:compare], observers)
         if keep:
             session.zero_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
@@ -139,12 +139,14 @@ class Trainable(Problem, Protocol):
         compare: int = 0,
         observers: Sequence[Observer] = (),
         keep: str = "",
+        weight_scales: Mapping[str, float] | None = None,
     ) -> Trace:
         """Train a fresh copy for some steps; ``keep`` names the trained copy for later looks at it.
 
         ``rate_scale`` multiplies every group's rate, ``batches`` chooses batches by index (in that order, repeated),
         ``same_batch`` evaluates each step's batch again after the step, ``compare`` is the number of batches whose loss
-        is taken before the first and after the last step. A loss or gradient that is not finite ends the run.
+        is taken before the first and after the last step, ``weight_scales`` multiplies parameters of the copy by name before
+        anything else. A loss or gradient that is not finite ends the run.
 
         Raises:
             UsageError: the loss raises, or does not return a scalar of the framework.

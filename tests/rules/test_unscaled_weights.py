@@ -12,18 +12,25 @@ from gradguard.adapters.observing_base import Look, OutputFacts
 from gradguard.adapters.training_base import OptimizerFacts, ParameterFacts
 from gradguard.errors import UsageError
 from gradguard.finding import Outcome
+from gradguard.measurements.base import Measurement
 from gradguard.measurements.passes import Passes
 from gradguard.measurements.training_run import TrainingRun
-from gradguard.rules.unscaled_weights import UnscaledWeights, gains_of
+from gradguard.measurements.weight_gains import RescaledRun, gains_of, measure
+from gradguard.rules.unscaled_weights import UnscaledWeights
 from tests.rules.health_evidence import FAILS, WORKS, trace
 
 SIZE = 20
+NOTHING: Any = None
 
 
 def judged(
-    gains: list[float], spread: float = 1.0, losses: tuple[float, float] = WORKS, owners: dict[int, str] | None = None
+    gains: list[float],
+    spread: float = 1.0,
+    losses: tuple[float, float] = WORKS,
+    owners: dict[int, str] | None = None,
+    rescaled: tuple[float, float] | None = None,
 ) -> Outcome:
-    """Square layers whose RMS times sqrt(fan_in) is given."""
+    """Square layers whose RMS times sqrt(fan_in) is given, and the losses of the run at the usual gain."""
     names = tuple(f"fc{i}.weight" for i in range(len(gains)))
     weight = np.tile([gain * math.sqrt(SIZE) for gain in gains], (300, 1))
     parameters = tuple(
@@ -40,7 +47,11 @@ def judged(
     )
     outputs = OutputFacts(spread=spread)
     passes = Passes(start=Look(step=0, matrices=names, outputs=outputs), end=Look(step=300, outputs=outputs))
-    return UnscaledWeights().check({"training_run": run, "passes": passes})
+    evidence: dict[str, Measurement] = {"training_run": run, "passes": passes}
+    evidence["weight_gains"] = measure(NOTHING, NOTHING, evidence, ())
+    if rescaled is not None:
+        evidence["rescaled_run"] = RescaledRun(trace=trace(rescaled), rescaled=("fc1.weight",))
+    return UnscaledWeights().check(evidence)
 
 
 @pytest.mark.parametrize(
@@ -70,6 +81,28 @@ def test_rows(gains: list[float], options: dict[str, Any], named: list[str]) -> 
 def test_an_error_only_where_training_does_not_work() -> None:
     outcome = judged([0.58, 17.3, 0.58, 0.58], losses=FAILS)
     assert [f.severity for f in outcome.findings] == ["error"]
+
+
+@pytest.mark.parametrize(
+    ("losses", "rescaled", "expected"),
+    [
+        ((30.0, 0.2), (2.3, 0.1), "error"),  # on average 14 above, of a gain of 2.2
+        ((2.3, 0.2), (2.3, 0.1), "warning"),
+        ((2.3, 0.2), (2.3, 2.2), "warning"),  # the usual gain is no better
+        ((-1.0, -3.0), (-4.0, -6.0), "error"),
+    ],
+)
+def test_an_error_where_the_usual_gain_trains_better(
+    losses: tuple[float, float], rescaled: tuple[float, float], expected: str
+) -> None:
+    (finding,) = judged([0.58, 17.3, 0.58, 0.58], losses=losses, rescaled=rescaled).findings
+    assert finding.severity == expected
+
+
+def test_the_other_run_is_asked_for() -> None:
+    longer, again = judged([0.58, 17.3, 0.58, 0.58]).requests
+    assert longer.measurement == "long_run"  # first: the other run is as long
+    assert (again.measurement, again.about) == ("rescaled_run", ("fc1.weight",))
 
 
 def test_the_message() -> None:
