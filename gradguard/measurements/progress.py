@@ -24,6 +24,9 @@ PRIOR_SHARE = {"cross_entropy": 0.95, "bce": 0.95, "mse": 0.9, "absolute": 0.95}
 
 STILL = 0.005
 """Progress of the predictions in half of a run, relative to the prior, below which they stand still."""
+NEAR, CLOSING = 0.01, 0.05
+"""Predictions that are above the prior by more than the first part of it, and come nearer by the second part of that
+distance in half of a run, are on their way."""
 LEAST_PROGRESS = 0.02
 GOOD_PROGRESS = 0.1
 SAME = 1e-4
@@ -119,7 +122,8 @@ def progress(evidence: Evidence) -> Progress:
     middle = longer.middle.outputs if longer is not None and longer.middle is not None else None
     if known and middle is not None and math.isfinite(middle.data_loss):
         # a penalty that falls is no progress of the predictions
-        moving = middle.data_loss - data > STILL * prior
+        gained = middle.data_loss - data
+        moving = gained > STILL * prior or (data > (1 + NEAR) * prior and gained > CLOSING * (data - prior))
         plateau = enough and not moving
         text += f"; that of the predictions went from {middle.data_loss:.4g} to {data:.4g} in the second half"
     if known and outputs is not None and ignores_its_inputs(outputs, first):

@@ -64,9 +64,17 @@ def test_labels_that_are_all_the_same(columns: dict[str, Any], objective: str, s
     assert NoBetterThanPrior().check(evidence(run(WORKS, objective=objective), looks)).status == status
 
 
-@pytest.mark.parametrize(("middle", "status"), [(2.3, "failed"), (2.6, "passed")])
-def test_a_penalty_that_falls_is_no_progress_of_the_predictions(middle: float, status: str) -> None:
-    ran = longer((30.0, 5.0), 2.3)
+@pytest.mark.parametrize(
+    ("middle", "end", "status"),
+    [
+        (2.3, 2.3, "failed"),
+        (2.6, 2.3, "passed"),
+        (2.409, 2.4, "passed"),  # a tenth of the way to the guess: slow, and on its way
+        (2.401, 2.4, "failed"),
+    ],
+)
+def test_a_penalty_that_falls_is_no_progress_of_the_predictions(middle: float, end: float, status: str) -> None:
+    ran = longer((30.0, 5.0), end)
     ran = replace(ran, middle=Look(step=150, outputs=outputs(middle)))
     assert NoBetterThanPrior().check(evidence(*SHORT, ran)).status == status
 
