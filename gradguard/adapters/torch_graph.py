@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from gradguard.adapters.observing_base import LossFacts
+from gradguard.adapters.torch_cosines import cosines
 from gradguard.adapters.torch_likelihoods import Prediction, likelihood_of, margin_zeros, weighed_softmax
 from gradguard.adapters.torch_tape import axis_of, kind_of, parents, saved, shape
 
@@ -104,7 +105,8 @@ def walk(loss: torch.Tensor, limit: int = 400) -> Iterator[Any]:
 def chain_above(node: Any, limit: int = 30) -> tuple[tuple[str, ...], bool, bool]:
     """The unary operations above a loss node; whether a softmax among them has one unit, or runs over the batch.
 
-    A clamp into a part of 0..1 of what the last weights made themselves is called ``raw_clamp``.
+    A clamp into a part of 0..1 of what the last weights made themselves is called ``raw_clamp``; weights and features of
+    length 1 are ``cosine``.
     """
     chain: list[str] = []
     single = batch_axis = False
@@ -122,6 +124,8 @@ def chain_above(node: Any, limit: int = 30) -> tuple[tuple[str, ...], bool, bool
         if kind not in UNARY:
             if chain and chain[-1] == "probability" and kind in WEIGHTED:
                 chain[-1] = "raw_clamp"
+            if cosines(node):
+                chain.append("cosine")
             break
         chain.append(clamp_of(node) if kind in ("Clamp", "ClampMin") else UNARY[kind])
         if kind in ("Softmax", "LogSoftmax"):

@@ -23,7 +23,10 @@ RANGES = {
     "tanh": (-1.0, 1.0),
     "hardtanh": (-1.0, 1.0),
     "relu": (0.0, math.inf),
+    "softplus": (0.0, math.inf),
+    "exp": (0.0, math.inf),
 }
+PROBABILITIES = ("bce", "bce_logits")
 REGRESSION = ("mse", "absolute", "difference")
 
 
@@ -37,6 +40,7 @@ class HeadContradictsLoss(Rule):
         probabilities; a softmax over one unit (or over one score of an attention), over the batch or over another axis
         than the classes; a softmax for labels that do not sum to 1; ReLU before cross-entropy; ReLU, tanh or a clamped raw
         output used as a probability; a margin loss on labels 0 and 1; an output range that cannot reach the labels;
+        labels of a binary cross-entropy that are no probabilities; cosines without a factor as logits;
         predictions (N, 1) stretched against labels (N,); an output and labels that are flattened in different orders.
 
     Why is this bad:
@@ -136,6 +140,13 @@ class HeadContradictsLoss(Rule):
                 f"{near} as the last layer",
                 logits,
             )
+        if facts.kind == "cross_entropy" and near == "cosine" and objective == "supervised":
+            floor = f"; the loss cannot fall below {cross_entropy_floor('tanh', facts.classes):.3f}" if facts.classes else ""
+            return (
+                f"cosines as logits: they lie between -1 and 1{floor}",
+                "features and class weights of length 1, without a temperature",
+                "multiply the cosines by a factor (16 to 64, or a parameter) before the loss",
+            )
         if facts.kind == "cross_entropy" and outputs is not None and outputs.normalised is False and objective == "supervised":
             return (
                 "log_softmax along another axis than the classes: the probabilities of one sample do not sum to 1",
@@ -212,6 +223,15 @@ class HeadContradictsLoss(Rule):
                 "softmax where log_softmax is meant",
                 "log_softmax before kl_div",
             )
+        if facts.kind in PROBABILITIES and outputs is not None and outputs.kind == "bce":
+            share = max(outputs.above_one, outputs.below_zero)
+            if math.isfinite(share) and share > self.outside:
+                return (
+                    f"binary cross-entropy takes labels from 0 to 1, {100 * share:.0f} % lie outside "
+                    f"({outputs.label_low:.3g} to {outputs.label_high:.3g}): it has no lower bound",
+                    "labels of -1 and 1, class numbers, or masks of 0 and 255",
+                    "bring the labels to 0 and 1: (y + 1) / 2, y == 1, or y / 255",
+                )
         if facts.kind in REGRESSION and near in RANGES and outputs is not None:
             low, high = RANGES[near]
             below = outputs.below_zero if low == 0 else outputs.below_minus_one

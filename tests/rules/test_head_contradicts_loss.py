@@ -54,6 +54,12 @@ def head(*chain: str, kind: str = "cross_entropy", **columns: Any) -> LossFacts:
         (head("relu", kind="mse"), {"above_one": 0.9, "below_zero": 0.0}, WORKS, []),
         (head("relu", kind="mse"), {"above_one": 0.0, "below_zero": 0.4}, WORKS, ["error"]),
         (head("softmax", kind="mse"), {"above_one": 0.0, "below_zero": 0.0}, WORKS, []),  # Brier's score
+        (head("softplus", kind="mse"), {"above_one": 0.5, "below_zero": 0.5}, WORKS, ["error"]),
+        (head("softplus", kind="mse"), {"above_one": 0.5, "below_zero": 0.0}, WORKS, []),
+        (head("cosine"), {}, WORKS, ["error"]),
+        (head(kind="bce_logits"), {"kind": "bce", "above_one": 0.0, "below_zero": 0.5}, WORKS, ["error"]),  # -1 and 1
+        (head(kind="bce_logits"), {"kind": "bce", "above_one": 0.3, "below_zero": 0.0}, WORKS, ["error"]),  # 0 and 255
+        (head(kind="bce_logits"), {"kind": "bce", "above_one": 0.0, "below_zero": 0.0}, WORKS, []),
         (head("softmax", kind="difference", single=True), {}, WORKS, ["error"]),
         (head(kind="difference", broadcast=((32, 1), (32, 32))), {}, WORKS, ["error"]),
     ],
