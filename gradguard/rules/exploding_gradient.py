@@ -19,12 +19,17 @@ from gradguard.rules.base import Rule
 __all__ = ["ExplodingGradient"]
 
 
+USUAL = 1.0
+"""The RMS that initialisations and normalisations aim at: coming up to it from below is no explosion."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExplodingGradient(Rule):
     """The signal or its gradient grows along depth or time beyond limits, or a gradient is not finite.
 
     What it does:
-        Before any step: the RMS of activations along depth, and the gradient at the first call of a recurrent layer
+        Before any step: the RMS of activations along depth (against that of the first layer or the inputs, or 1 where those
+        are smaller), and the gradient at the first call of a recurrent layer
         against the last. Growth beyond the limit is an error where training then does not work, or where the first loss is
         far beyond that of guessing. A gradient that is not finite while the loss is, is an error by itself.
 
@@ -79,7 +84,7 @@ class ExplodingGradient(Rule):
             return None
         low, high = chain[0], max(chain, key=lambda m: m.rms)
         inputs = passes.start.inputs.rms if passes.start.inputs is not None else math.nan
-        scale = max(low.rms, inputs) if math.isfinite(inputs) else low.rms
+        scale = max(low.rms, USUAL, inputs if math.isfinite(inputs) else 0.0)
         observed = high.rms / scale
         if observed < self.growth or chain.index(high) == 0:
             return None

@@ -19,6 +19,7 @@ from tests.rules.health_evidence import BLOCKS, FAILS, WORKS, evidence, module, 
         ((1.0, 1e3, 1e6), 2.3, WORKS, 0.2, ["warning"]),
         ((1.0, 10.0, 100.0), 2.3, FAILS, 2.3, []),
         ((1e6, 1e3, 1.0), 2.3, FAILS, 2.3, []),
+        ((1e-5, 1e-5, 1.0), 2.3, FAILS, 2.3, []),  # small embeddings before a normalisation
     ],
 )
 def test_activations(
