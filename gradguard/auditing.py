@@ -18,7 +18,7 @@ from typing import Any
 from gradguard.baseline import Accepted, apply_baseline, apply_ignores
 from gradguard.checking import audit
 from gradguard.config import Config
-from gradguard.errors import GradGuardError, UsageError
+from gradguard.errors import INTERRUPTS, GradGuardError, UsageError
 from gradguard.finding import Finding
 from gradguard.loading import HERE, user_error
 from gradguard.report import Report
@@ -60,7 +60,7 @@ def audit_scenario(
             progress=progress,
             name=address,
         )
-    except (UsageError, GradGuardError):
+    except (UsageError, GradGuardError, *INTERRUPTS):
         raise
     except Exception as error:
         if _is_ours(error):

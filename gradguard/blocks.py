@@ -179,7 +179,8 @@ def select_blocks(names: Sequence[str], wrt: Iterable[str] | str | None) -> list
     patterns = [wrt] if isinstance(wrt, str) else list(wrt)
     for pattern in patterns:
         if not isinstance(pattern, str):
-            raise UsageError(f"wrt takes globs over block names, got {pattern!r}", todo="for example wrt='encoder.*'")
+            got = type(pattern).__name__
+            raise UsageError(f"wrt takes globs over block names, got {got}", todo="for example wrt='encoder.*'")
         if not any(matching(name, [pattern]) for name in names):
             shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
             raise UsageError(

@@ -100,6 +100,8 @@ def check_gradients(
         raise UsageError(f"seed takes an integer, got {seed!r}", todo="seed=0")
     if order not in (1, 2):
         raise UsageError(f"order={order!r} is unknown", todo="1, or 2 to check the gradient of the gradient, too")
+    if not isinstance(kwargs, Mapping | None):
+        raise UsageError(f"kwargs takes a dict, got {type(kwargs).__name__}", todo="kwargs={'name': value}")
     if not isinstance(vary, bool):
         raise UsageError(f"vary takes True or False, got {vary!r}", todo="vary=True")
     settings = Settings(seed=seed, order=order, method=method, precision=precision, vary=vary)
@@ -312,7 +314,7 @@ def first_batch(scenario: Scenario, name: str = "") -> Any:
     if not hasattr(scenario.batches, "__iter__") and not hasattr(scenario.batches, "__getitem__"):
         raise UsageError(
             f"batches is a {type(scenario.batches).__name__} that cannot be iterated",
-            where=f"scenario {name}",
+            where=f"scenario {name}".rstrip(),
             todo="give a list of batches or a DataLoader",
         )
     with ExitStack() as kept:
@@ -323,4 +325,4 @@ def first_batch(scenario: Scenario, name: str = "") -> Any:
             kept.enter_context(preserved_generators(scenario.batches))
         for batch in scenario.batches:
             return batch
-    raise UsageError("there are no batches", where=f"scenario {name}", todo="give at least one batch")
+    raise UsageError("there are no batches", where=f"scenario {name}".rstrip(), todo="give at least one batch")

@@ -1,8 +1,11 @@
-"""The two errors that gradguard raises."""
+"""The two errors that gradguard raises, and those that it lets pass as they are."""
 
 from __future__ import annotations
 
-__all__ = ["GradGuardError", "UsageError"]
+__all__ = ["INTERRUPTS", "GradGuardError", "UsageError"]
+
+INTERRUPTS = (TimeoutError,)
+"""What a signal's handler raises into whatever is running: said of no loss and of no model, and never swallowed."""
 
 
 class GradGuardError(AssertionError):

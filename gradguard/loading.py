@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 from gradguard.blocks import nearest
-from gradguard.errors import UsageError
+from gradguard.errors import INTERRUPTS, UsageError
 from gradguard.scenarios import Scenario, ScenarioFunction
 
 __all__ = ["Found", "build_scenario", "find_scenarios", "import_dotted", "project_root", "user_error"]
@@ -83,7 +83,7 @@ def build_scenario(found: Found) -> Scenario:
         )
     try:
         return found.function()
-    except UsageError:
+    except (UsageError, *INTERRUPTS):
         raise
     except Exception as error:
         raise user_error(error, f"scenario {found.address} raised") from error

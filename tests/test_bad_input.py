@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -86,6 +86,12 @@ ROWS: dict[str, Row] = {
     "no function, NumPy": (lambda: ("f", np.ones(3)), {}, ["str"]),
     "no gradient, NumPy": (lambda: (np.sum, np.ones(3)), {}, ["grad"]),
     "forward raises": (lambda: (Raising("forward"), x()), {}, ["KeyError", "no such feature"]),
+    "a loss that left its graph": (lambda: (model(), x()), {"loss": lambda out: out.sum().item()}, ["float", ".item()"]),
+    "a list for a tuple": (lambda: (lambda a, b: a * b, [x(), x()]), {}, ["TypeError", "a tuple is passed as arguments"]),
+    "kwargs that are no dict": (lambda: (model(), x()), {"kwargs": [1]}, ["kwargs takes a dict, got list"]),
+    "a tensor for wrt": (lambda: (model(), x()), {"wrt": [torch.ones(3)]}, ["globs", "got Tensor"]),
+    "no inputs, NumPy": (lambda: (lambda: 1.0, ()), {"grad": lambda: ()}, ["there are no inputs"]),
+    "a masked array": (lambda: (np.sum, np.ma.array([1.0, 2.0], mask=[0, 1])), {"grad": np.ones_like}, ["masked array"]),
     "an integer input only": (lambda: (lambda i: i * 2, torch.arange(3)), {}, ["floating-point"]),
 }
 
@@ -109,6 +115,8 @@ def test_a_backward_that_raises_is_a_finding_that_names_it() -> None:
     before = snapshot(model, features)
     report = gg.check_gradients(model, features)
     assert any("ZeroDivisionError: in backward" in finding.message + finding.evidence for finding in report.errors), str(report)
+    (compared,) = [check for check in report.checks if check.code == "GG101"]
+    assert (compared.status, "in backward" in compared.reason) == ("skipped", True)
     assert [key for key, value in snapshot(model, features).items() if before.get(key) != value] == []
 
 
@@ -145,6 +153,46 @@ def test_an_interrupt_passes_through_and_everything_is_put_back() -> None:
     with pytest.raises(KeyboardInterrupt):
         gg.check_gradients(interrupted, features)
     assert [key for key, value in snapshot(interrupted, features).items() if before.get(key) != value] == []
+
+
+class Ticking(torch.autograd.Function):
+    """Twice x, or a little wrong; an alarm goes off at a call of one of its halves."""
+
+    calls: ClassVar[dict[str, int]] = {}
+    alarm: ClassVar[tuple[str, int]] = ("", 0)
+
+    @classmethod
+    def tick(cls, half: str) -> None:
+        cls.calls[half] = cls.calls.get(half, 0) + 1
+        if (half, cls.calls[half]) == cls.alarm:
+            raise TimeoutError("the alarm of a signal's handler")
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, factor: float) -> torch.Tensor:
+        ctx.factor = factor
+        Ticking.tick("forward")
+        return x * 2
+
+    @staticmethod
+    def backward(ctx: Any, g: torch.Tensor) -> Any:
+        Ticking.tick("backward")
+        return g * ctx.factor, None
+
+
+@pytest.mark.parametrize("factor", [2.0, 2.1], ids=["right", "wrong"])
+@pytest.mark.parametrize("half", ["forward", "backward"])
+def test_an_alarm_is_never_taken_for_an_error_of_the_model(
+    half: str, factor: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check() -> None:
+        monkeypatch.setattr(Ticking, "calls", {})
+        gg.check_gradients(lambda x: Ticking.apply(x, factor).sin(), seeded(x, 0), select="GG1")
+
+    check()
+    for number in range(1, min(Ticking.calls[half], 40) + 1):
+        monkeypatch.setattr(Ticking, "alarm", (half, number))
+        with pytest.raises(TimeoutError):
+            check()
 
 
 SCENARIOS: dict[str, tuple[Callable[[], gg.Scenario], list[str]]] = {

@@ -52,7 +52,7 @@ class BlockFacts:
     ``gradient_norm`` and ``value_rms`` are of the values that were compared (lifted where they were). ``missing``: no
     gradient came (None). ``nonfinite``: how many entries of the gradient are NaN or infinite, ``first_nonfinite`` the
     flat index of the first. ``zero``: it is exactly zero everywhere. ``wrong_shape``: what came, where that is not the
-    block's shape or dtype.
+    block's shape or dtype. ``failed``: what backward raised, where it raised.
     """
 
     gradient_norm: float
@@ -62,6 +62,7 @@ class BlockFacts:
     nonfinite: int = 0
     first_nonfinite: int | None = None
     wrong_shape: str = ""
+    failed: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

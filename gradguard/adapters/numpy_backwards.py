@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from gradguard.adapters.backward_base import BackwardFacts, Fault
 from gradguard.adapters.nesting import flatten, rebuild
 from gradguard.adapters.numpy_call import differentiable
-from gradguard.errors import UsageError
+from gradguard.errors import INTERRUPTS, UsageError
 
 if TYPE_CHECKING:
     from gradguard.adapters.numpy_function import NumpyProblem
@@ -161,6 +161,8 @@ def _writes(problem: NumpyProblem, function: Callable[..., Any], what: str) -> l
     problem.counts.forwards += what == "f"
     try:
         result = call.run(spy, call.leaves, *first)
+    except INTERRUPTS:
+        raise
     except Exception:  # it ran before: it depends on something else; the comparison of two calls says so
         return []
     if len(seen) != len(call.leaves):
@@ -185,6 +187,8 @@ def _writes(problem: NumpyProblem, function: Callable[..., Any], what: str) -> l
 def _again(call: Any, function: Callable[..., Any], first: tuple[Any, ...], leaves: Sequence[Any], result: Any) -> float:
     try:
         second = call.run(function, leaves, *first)
+    except INTERRUPTS:
+        raise
     except Exception:  # it cannot be called on what it left
         return float("inf")
     a, b = [[np.asarray(leaf.value) for leaf in flatten(r) if differentiable(leaf.value)] for r in (second, result)]

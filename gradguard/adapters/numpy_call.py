@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from gradguard.adapters.nesting import Leaf, argument_names, flatten, rebuild
 from gradguard.adapters.numpy_random import RandomStates
-from gradguard.errors import UsageError
+from gradguard.errors import INTERRUPTS, UsageError
 
 __all__ = ["Call", "differentiable", "lifted"]
 
@@ -46,6 +46,12 @@ class Call:
         self.original: list[Leaf] = [
             leaf for name, one in zip(self.names, self.inputs, strict=True) for leaf in flatten(one, name)
         ]
+        masked = [leaf.name for leaf in self.original if isinstance(leaf.value, np.ma.MaskedArray)]
+        if masked:
+            raise UsageError(
+                f"{masked[0]} is a masked array, whose mask is lost in arithmetic on its data", where=f"input {masked[0]}",
+                todo="pass its data, and the mask as an input of its own or in kwargs",
+            )
         self.leaves: list[Any] = [lifted(leaf.value) for leaf in self.original]
 
     def run(self, function: Callable[..., Any], leaves: Sequence[Any], *first: Any) -> Any:
@@ -68,7 +74,7 @@ class Call:
         """
         try:
             return self.run(function, self.leaves, *first)
-        except UsageError:
+        except (UsageError, *INTERRUPTS):
             raise
         except Exception as error:
             raise UsageError(
@@ -122,7 +128,7 @@ def lifted(value: Any) -> Any:
 
 
 def _positional(inputs: Any) -> tuple[Any, ...]:
-    if inputs is None:
+    if inputs is None or (isinstance(inputs, tuple) and not inputs):
         raise UsageError("there are no inputs", todo="pass one array, a tuple (positional) or a dict (keyword)")
     plain_tuple = isinstance(inputs, tuple) and not hasattr(inputs, "_fields")
     return inputs if plain_tuple else (inputs,)

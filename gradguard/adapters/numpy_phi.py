@@ -14,7 +14,7 @@ from gradguard.adapters.base import Counts
 from gradguard.adapters.nesting import flatten, rebuild
 from gradguard.adapters.numpy_call import Call, differentiable
 from gradguard.blocks import draw
-from gradguard.errors import UsageError
+from gradguard.errors import INTERRUPTS, UsageError
 
 __all__ = ["UNIT", "Phi", "Points"]
 
@@ -106,6 +106,8 @@ class Phi:
         try:
             leaves = self._differentiable(self.call.in_complex(self._leaves_at(point)))
             return float(sum(np.sum(np.imag(o) * v) for v, o in zip(self.cotangent, leaves, strict=True)))
+        except INTERRUPTS:
+            raise
         except Exception:  # whatever f does with numbers it was not written for, the answer is no
             return None
 
@@ -190,6 +192,8 @@ class Phi:
         first = self.stackable is None
         try:
             found = self._stacked_call(chunk)
+        except INTERRUPTS:
+            raise
         except Exception as error:  # the declaration does not hold: said in the path, and the loop decides
             self.stackable = f"the batched evaluation raised {type(error).__name__}: {error}"
             return None

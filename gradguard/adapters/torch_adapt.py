@@ -27,7 +27,7 @@ from gradguard.adapters.torch_modules import TorchModuleProblem
 from gradguard.adapters.torch_precision import native_gradients
 from gradguard.adapters.torch_session import Session
 from gradguard.blocks import Block, select_blocks
-from gradguard.errors import UsageError
+from gradguard.errors import INTERRUPTS, UsageError
 
 __all__ = ["adapt_torch"]
 
@@ -431,7 +431,7 @@ def _first_pass(
     """Run forward and backward once; returns the leaves in the graph, and those of them that are not blocks yet."""
     try:
         leaves = problem.first_pass()
-    except UsageError:
+    except (UsageError, *INTERRUPTS):
         raise
     except Exception as error:
         if "a leaf Variable that requires grad" in str(error):
@@ -452,10 +452,12 @@ def _name_of(tensor: torch.Tensor, setup: Setup, index: int) -> str:
 
 def _user_error(error: Exception, where: str) -> UsageError:
     """The user's own exception as ours: its text, and the last line of theirs that raised it."""
+    several = "; a tuple is passed as arguments, a dict as keywords, anything else as one argument"
     frames = [f for f in traceback.extract_tb(error.__traceback__) if is_users(f.filename)]
     line = f"{frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}" if frames else where
     return UsageError(
         f"the model raised {type(error).__name__}: {error}",
         where=f"{where}; {line}" if frames else where,
-        todo="call the model on these inputs without gradguard; it must run there first",
+        todo="call the model on these inputs without gradguard; it must run there first"
+        + (several if isinstance(error, TypeError) and not frames else ""),
     )

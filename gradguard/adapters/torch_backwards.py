@@ -27,6 +27,7 @@ from gradguard.adapters.torch_cotangents import (
 from gradguard.adapters.torch_functions import FunctionWatch, custom_nodes, examine, name_of, tensors_of
 from gradguard.adapters.torch_nodes import record_nodes
 from gradguard.adapters.torch_session import RandomState
+from gradguard.errors import INTERRUPTS
 
 if TYPE_CHECKING:
     from gradguard.adapters.torch_modules import TorchModuleProblem
@@ -160,10 +161,14 @@ def _facts(problem: TorchModuleProblem, again: Again) -> BackwardFacts:
                 reason = "the gradient is not the same from call to call"
                 return BackwardFacts(functions=functions, skipped={"linearity": reason, "layout": reason})
         return replace(_whole(problem, again, known), functions=functions)
+    except INTERRUPTS:
+        raise
     except Exception:  # what it saved is freed, or may be read once only: a fresh graph for every backward
         pass
     try:
         return replace(_whole(problem, Afresh(problem), known), functions=functions)
+    except INTERRUPTS:
+        raise
     except Exception as error:  # reentrant checkpoints refuse autograd.grad
         text = str(error).splitlines()[0] if str(error) else ""
         reason = f"backward cannot be run again: {type(error).__name__}: {text}"

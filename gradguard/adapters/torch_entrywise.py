@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from gradguard.blocks import Entries, Tangent
+from gradguard.errors import INTERRUPTS
 
 if TYPE_CHECKING:
     from gradguard.adapters.torch_modules import TorchModuleProblem
@@ -73,6 +74,8 @@ class Batching:
             start = time.perf_counter()
             together = self.vectorised(indices, step)
             batched = time.perf_counter() - start
+        except INTERRUPTS:
+            raise
         except Exception as error:  # whatever functorch refuses: the loop is always right
             self.reason = (
                 f"vmap refuses: {str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__}"

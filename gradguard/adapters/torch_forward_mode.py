@@ -16,6 +16,7 @@ from gradguard.adapters.torch_leaves import differentiable
 from gradguard.adapters.torch_nodes import NodeCall, record_nodes
 from gradguard.adapters.torch_placement import real_view
 from gradguard.blocks import SIGNIFICANT, draw
+from gradguard.errors import INTERRUPTS
 
 if TYPE_CHECKING:
     from gradguard.adapters.torch_modules import TorchModuleProblem
@@ -38,6 +39,8 @@ def forward_mode_faults(problem: TorchModuleProblem) -> tuple[tuple[Fault, ...],
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch's own, of what forward mode imports
                 size = _apart(problem, call, number)
+        except INTERRUPTS:
+            raise
         except Exception as error:  # forward mode is not there for these arguments: said, not judged
             reason = f"{call.facts.name}.jvp raises {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             continue

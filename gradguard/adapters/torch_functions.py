@@ -26,6 +26,7 @@ from gradguard.adapters.torch_cotangents import (
     transposed,
     uniform,
 )
+from gradguard.errors import INTERRUPTS
 
 __all__ = ["FunctionWatch", "custom_nodes"]
 
@@ -101,6 +102,8 @@ class FunctionWatch:
             kept = [copied(t) for t in saved]
             try:
                 result = original(*given)
+            except INTERRUPTS:
+                raise
             except Exception as error:
                 self.raised = (index, error)
                 raise
@@ -168,6 +171,8 @@ class FunctionWatch:
 
         try:
             again = run([copied(g) for g in given])
+        except INTERRUPTS:
+            raise
         except Exception as error:  # it frees what it saved: it can be run once only
             self.skipped["linearity"] = f"{name_of(node)}.backward cannot be run twice: {type(error).__name__}: {error}"
             return
@@ -262,6 +267,8 @@ def saved_tensors(node: Any) -> tuple[Any, ...]:
     """What the function saved; nothing where it cannot be read (hooks that recompute, freed buffers)."""
     try:
         saved = tuple(node.saved_tensors)
+    except INTERRUPTS:
+        raise
     except Exception:  # a hook of the user's, or already freed: nothing to compare
         return ()
     return saved

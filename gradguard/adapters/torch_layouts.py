@@ -13,6 +13,7 @@ from gradguard.adapters.torch_cotangents import Experiment, other_layout
 from gradguard.adapters.torch_functions import tensors_of
 from gradguard.adapters.torch_leaves import differentiable
 from gradguard.blocks import Tangent
+from gradguard.errors import INTERRUPTS
 
 if TYPE_CHECKING:
     from gradguard.adapters.torch_modules import TorchModuleProblem
@@ -72,6 +73,8 @@ def _compare(problem: TorchModuleProblem) -> list[Fault]:
             outputs = problem.collect(problem.session.call(problem.call, problem.habits, grad=True))
             problem.counts.forwards += problem.share
             live = [outputs.tensors[i] for i in problem.used]
+        except INTERRUPTS:
+            raise
         except Exception as error:  # it takes no other layout, and says so
             text = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             return [] if _asks(text) else [_refused(layouts[0], f"forward raises {text}")]

@@ -27,7 +27,7 @@ from gradguard.adapters.torch_precision import precision_facts
 from gradguard.adapters.torch_problem import TorchProblem
 from gradguard.adapters.torch_second_order import second_order
 from gradguard.blocks import Block, Tangent
-from gradguard.errors import UsageError
+from gradguard.errors import INTERRUPTS, UsageError
 
 __all__ = ["Called", "TorchModuleProblem"]
 
@@ -156,6 +156,8 @@ class TorchModuleProblem(TorchComparable):
         alone.integers = _integers(node.args)
         try:
             alone.first_pass()
+        except INTERRUPTS:
+            raise
         except Exception:  # a function that only works within the whole: no verdict of its own
             return None
         return alone
@@ -252,6 +254,8 @@ class TorchModuleProblem(TorchComparable):
             alone.first_pass()
         except UsageError:
             return None
+        except INTERRUPTS:
+            raise
         except Exception:  # a module that only works within the whole: no verdict of its own
             return None
         return alone

@@ -17,7 +17,7 @@ from gradguard.adapters.torch_leaves import differentiable, graph_leaves
 from gradguard.adapters.torch_placement import TorchPlacement, real_view
 from gradguard.adapters.torch_session import Habits, Session
 from gradguard.blocks import SIGNIFICANT, Block, draw
-from gradguard.errors import UsageError
+from gradguard.errors import INTERRUPTS, UsageError
 
 __all__ = ["CHUNK", "Outputs", "TorchPasses", "finite"]
 
@@ -112,11 +112,9 @@ class TorchPasses(TorchPlacement):
             only = floating[0][1] if len(floating) == 1 else None
             if only is None or only.numel() != 1:
                 shapes = ", ".join(str(tuple(t.shape)) for _, t in floating) or type(result).__name__
-                raise UsageError(
-                    f"the loss is not a scalar: got {shapes}",
-                    where=self.where,
-                    todo="reduce it, for example with .mean()",
-                )
+                number = isinstance(result, int | float)
+                todo = "return the tensor itself: .item() and float() leave its graph" if number else "reduce it: loss.mean()"
+                raise UsageError(f"the loss is not a scalar tensor: got {shapes}", where=self.where, todo=todo)
         outputs.names = [name for name, _ in floating]
         outputs.tensors = [tensor for _, tensor in floating]
         return outputs
@@ -186,6 +184,8 @@ class TorchPasses(TorchPlacement):
             first = self._plain_outputs()
         except UsageError:
             raise
+        except INTERRUPTS:
+            raise
         except Exception:  # it takes gradients inside, or hooks its activations: it only runs with a graph
             self.grad_mode = True
             first = self._plain_outputs()
@@ -253,12 +253,14 @@ class TorchPasses(TorchPlacement):
         try:
             with self.habits.mode(backward=True):
                 found = torch.autograd.grad(heads, wanted, cotangents, allow_unused=True)
+        except INTERRUPTS:
+            raise
         except Exception as error:
             if not isinstance(error, RuntimeError) or "checkpoint" not in str(error):
                 # Where lifting is what it cannot take, the native path decides.
                 self.failure = None if self.path.startswith("lifted") else failure_of(self, error)
                 if self.failure is not None:
-                    return [None] * len(self.leaves), ["none: backward fails"] * len(self.leaves)
+                    return [None] * len(self.leaves), [""] * len(self.leaves)
                 raise UsageError(
                     f"backward raised {type(error).__name__}: {error}",
                     where=self.where,

@@ -88,8 +88,8 @@ class TorchProblem(TorchPasses):
         result = []
         for i, gradient in enumerate(self._ensure()):
             if gradient is None:
-                came = self._shapes[i]
-                result.append(BlockFacts(gradient_norm=0.0, value_rms=self._rms[i], missing=True, zero=True, wrong_shape=came))
+                failed = "" if self.failure is None else self.failure.detail
+                result.append(BlockFacts(gradient_norm=0.0, value_rms=self._rms[i], missing=True, zero=True, failed=failed))
                 continue
             values = real_view(gradient)
             norm = float(torch.linalg.vector_norm(values.double() if values.numel() <= CHUNK else values))

@@ -54,8 +54,9 @@ class BlockResult:
     """One row of the table ``gradients``.
 
     ``verdict``: pass, fail, inconclusive, zero (no gradient, and the slope is 0 within its bar), empty, nonfinite,
-    shape, excluded (its gradient is declared not to be the derivative). ``analytical`` and ``numerical`` are the slopes
-    along the best tangent; where several blocks moved together, the whole difference is put on this one.
+    shape, raised (backward does), excluded (its gradient is declared not to be the derivative). ``analytical`` and
+    ``numerical`` are the slopes along the best tangent; where several blocks moved together, the whole difference is put
+    on this one.
     """
 
     block: Block
@@ -73,7 +74,6 @@ class BlockResult:
     missing: bool = False
     nonfinite: int = 0
     first_nonfinite: int | None = None
-    came: str = ""
     worst: int | None = None
     """Flat index of the worst entry, where every entry was looked at; ``count`` how many are wrong."""
     count: int | None = None
@@ -109,7 +109,7 @@ class Gradients(Measurement):
     @property
     def compared(self) -> tuple[BlockResult, ...]:
         """The blocks about which something was found out."""
-        return tuple(r for r in self.results if r.verdict in ("pass", "fail", "zero", "nonfinite", "shape"))
+        return tuple(r for r in self.results if r.verdict in ("pass", "fail", "zero", "nonfinite", "shape", "raised"))
 
     @property
     def wrong(self) -> tuple[BlockResult, ...]:
@@ -271,10 +271,10 @@ def _without_measuring(block: Block, facts: BlockFacts) -> BlockResult | None:
         return BlockResult(block=block, verdict="empty", reason="no entries")
     if block.excluded:
         return BlockResult(block=block, verdict="excluded", reason=block.excluded)
+    if facts.failed:
+        return BlockResult(block=block, verdict="raised", reason=f"backward raises {facts.failed}")
     if facts.wrong_shape:
-        return BlockResult(
-            block=block, verdict="shape", came=facts.wrong_shape, reason=f"its gradient has shape {facts.wrong_shape}"
-        )
+        return BlockResult(block=block, verdict="shape", reason=f"its gradient has shape {facts.wrong_shape}")
     if facts.nonfinite:
         return BlockResult(
             block=block,

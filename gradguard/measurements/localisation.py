@@ -102,7 +102,8 @@ class _Guilt:
     def fails(self, alone: Differentiable) -> bool:
         """Whether a part's own gradient is wrong, and not only at this point."""
         shooter = Shooter(alone, self.settings.seed + 71)
-        active = [i for i, f in enumerate(shooter.facts) if not f.nonfinite and not f.wrong_shape and alone.blocks[i].size]
+        without = [f.nonfinite or f.wrong_shape or f.failed for f in shooter.facts]
+        active = [i for i, none in enumerate(without) if not none and alone.blocks[i].size]
         if not active:
             return False
         shot = shooter.shoot(shooter.tangent(active))
@@ -180,7 +181,7 @@ class _Guilt:
         if function:
             where = f"custom function {function}" + (f", in {where}" if where else "")
         for i, result in enumerate(inside.results):
-            if result.verdict not in ("fail", "nonfinite", "shape"):
+            if result.verdict not in ("fail", "nonfinite", "shape", "raised"):
                 continue
             extent = find_extent(alone, i, self.settings.seed + 79) if result.verdict == "fail" else Extent(text=result.reason)
             origin = origins[i] if i < len(origins) else ""

@@ -54,6 +54,9 @@ class GradientMismatch(Rule):
     def judge(self, evidence: Evidence) -> Outcome:
         """One finding per wrong block that nothing else explains."""
         gradients = the(evidence, Gradients)
+        without = [r.reason for r in gradients.results if r.verdict in ("raised", "shape", "nonfinite")]
+        if without and len(without) == len([r for r in gradients.results if r.verdict not in ("empty", "excluded")]):
+            return Outcome(status="skipped", reason=f"there is no gradient to compare: {without[0]}")
         limit = self.z if gradients.lifted else self.z_single
         wrong = [r for r in gradients.wrong if r.z > limit]
         requests = []
