@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from gradguard.adapters.base import Counts, Settings
 from gradguard.adapters.training_base import Observer, OptimizerFacts, ParameterFacts, StepFacts, Trace, read_batches
 from gradguard.blocks import Block
-from gradguard.errors import UsageError
+from gradguard.errors import INTERRUPTS, UsageError
 from gradguard.scenarios import SGD, Scenario
 
 __all__ = ["NumpySession", "NumpyTraining", "flatten"]
@@ -78,6 +78,8 @@ class NumpySession:
         try:
             with np.errstate(all="ignore"):
                 value = self.problem.scenario.loss(self.model, batch)
+        except (UsageError, *INTERRUPTS):
+            raise
         except Exception as error:
             raise UsageError(
                 f"the loss raised {type(error).__name__}: {error}".splitlines()[0],
@@ -103,6 +105,8 @@ class NumpySession:
         try:
             with np.errstate(all="ignore"):
                 found = flatten(grad(self.model, batch))
+        except (UsageError, *INTERRUPTS):
+            raise
         except Exception as error:
             raise UsageError(
                 f"grad raised {type(error).__name__}: {error}".splitlines()[0],

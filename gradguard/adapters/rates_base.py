@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 from gradguard.adapters.base import Problem, Settings
 from gradguard.adapters.curvature_base import CurvedPoint
 from gradguard.adapters.training_base import Trace, Trainable
-from gradguard.errors import UsageError
+from gradguard.errors import INTERRUPTS, UsageError
 
 if TYPE_CHECKING:
     from gradguard.scenarios import Scenario
@@ -171,6 +171,8 @@ def called_schedule(schedule: Callable[[int], float]) -> tuple[float, ...]:
     for step in range(HORIZON):
         try:
             factor = float(schedule(step))
+        except INTERRUPTS:
+            raise
         except Exception as error:
             raise UsageError(
                 f"the schedule raised {type(error).__name__} at step {step}: {error}".splitlines()[0],

@@ -25,7 +25,7 @@ from gradguard.adapters.training_base import (
     read_batches,
 )
 from gradguard.blocks import Block
-from gradguard.errors import UsageError
+from gradguard.errors import INTERRUPTS, UsageError
 from gradguard.scenarios import SGD, Scenario
 
 __all__ = ["Session", "TorchTraining", "attempt", "clean", "preserved_rng", "untouched"]
@@ -157,7 +157,7 @@ class Session:
         self.problem.counts.forwards += 1
         try:
             value = self.problem.scenario.loss(self.model, batch)
-        except UsageError:
+        except (UsageError, *INTERRUPTS):
             raise
         except Exception as error:
             raise UsageError(
