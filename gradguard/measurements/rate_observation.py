@@ -21,6 +21,8 @@ __all__ = ["LongerRun", "Predictions", "RateObservation", "measure", "measure_lo
 
 LOOKED = 8
 """Predictions are looked at on this many batches."""
+UNBOUNDED = 10.0
+"""A loss may fall by this many times its size; whether it stays finite then is worth a longer run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,17 +40,19 @@ class Predictions:
 
 @dataclass(frozen=True, kw_only=True)
 class RateObservation(Measurement):
-    """The runs, and the bracket of the training limit as factors on the user's rates: ``low`` held, ``high`` diverged.
+    """The runs, and the training limit with its bracket as factors on the user's rates: ``low`` held, ``high`` diverged.
 
-    ``low`` is 0 where no rate that was tried holds, ``high`` infinite where every rate holds. ``worth`` is the loss with
-    all weights at zero against the loss at the start. ``unit`` is the rate that factors multiply, ``rates`` that of every
-    group as the user set it. ``peak`` is the largest factor of the schedule and its step. ``steps`` is the length of the
-    first runs. ``predictions`` are those of the run at the user's rate; ``normalised``: the rate alone sets the size of a step.
+    ``low`` is 0 where no rate that was tried holds, ``high`` and ``limit`` are infinite where every rate holds. ``worth``
+    is the loss with all weights at zero against the loss at the start. ``unit`` is the rate that factors multiply, ``rates``
+    that of every group as the user set it. ``peak`` is the largest factor of the schedule and its step. ``steps`` is the
+    length of the first runs. ``predictions`` are those of the run at the user's rate; ``normalised``: the rate alone sets
+    the size of a step.
     """
 
     name: ClassVar[str] = "rate_observation"
     runs: tuple[RateRun, ...]
     low: float
+    limit: float
     high: float
     worth: float
     unit: float
@@ -82,6 +86,21 @@ class RateObservation(Measurement):
         held = [run for run in self.runs if not run.stopped and run.factor <= max(self.low, 0.0)]
         return max(held, key=lambda run: run.gain, default=None)
 
+    def doubt(self, limits: RateLimits) -> str:
+        """Why the run at the user's rate should be made longer before it is judged; empty where there is no reason to."""
+        run = self.own
+        if run is None:
+            return ""
+        if reason := verdict(run, self.runs, self.worth, limits):
+            return reason
+        if self.limit < 1.0:
+            return "longer runs at lower rates diverge"
+        if run.late_rise > limits.rise * scale_of(self.runs, self.worth):
+            return f"single steps raise the loss by {run.late_rise:.3g}"
+        if run.best > UNBOUNDED * run.level > 0:
+            return f"the loss falls by {run.best:.3g}, many times what it was"
+        return ""
+
     def tables(self) -> dict[str, Table]:
         """The rates that were tried, and the run at the user's rate as a curve."""
         limits = RateLimits()
@@ -112,6 +131,7 @@ class LongerRun(Measurement):
     run: RateRun
     reference: RateRun | None = None
     again: tuple[RateRun, ...] = ()
+    predictions: Predictions = Predictions()
 
     def most(self, runs: tuple[RateRun, ...], worth: float, limits: RateLimits) -> str:
         """Why most of the runs diverged; empty where most hold. The first decides where there are no others."""
@@ -120,7 +140,6 @@ class LongerRun(Measurement):
         if 2 * len(bad) <= len(reasons):
             return ""
         return bad[0] if reasons[0] else f"with the batches in another order {bad[0]}"
-    predictions: Predictions = Predictions()
 
 
 def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tuple[str, ...]) -> Measurement:
@@ -136,7 +155,8 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
         if not search.broken:
             predictions = _predictions(problem, settings)
     return RateObservation(
-        runs=search.runs, low=search.low, high=search.high, worth=search.worth, unit=moving[0] if moving else 0.0,
+        runs=search.runs, low=search.low, limit=search.limit, high=search.high, worth=search.worth,
+        unit=moving[0] if moving else 0.0,
         rates=rates, optimizer=problem.training.optimizer.name, steps=search.steps, peak=problem.plan.peak,
         schedule=problem.plan.source, objective=problem.objective, batches=problem.training.batch_count,
         predictions=predictions, normalised=bool(moving) and not search.broken and problem.normalised(seed=settings.seed),
@@ -145,7 +165,7 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
 
 
 def measure_longer(problem: Problem, settings: Settings, evidence: Evidence, about: tuple[str, ...]) -> Measurement:
-    """The run at the user's rate and, where that looked diverged, at the best lower one, both longer."""
+    """The run at the user's rate again and, where that is in doubt, at the best lower one and in other orders, all longer."""
     found: RateObservation | None = the(evidence, RateObservation)
     if found is None or found.own is None or not isinstance(problem, RateProblem):
         return Unavailable(wanted=LongerRun.name, reason="no short run to make longer")
@@ -156,18 +176,18 @@ def measure_longer(problem: Problem, settings: Settings, evidence: Evidence, abo
         until = thrown_away(before, scale_of(found.runs, found.worth), found.steps)
     own = observed(problem, 1.0, longer, settings.seed, 0, before, until=until, keep="rate")
     predictions = _predictions(problem, settings)
+    limits = RateLimits()
+    doubt = bool(found.doubt(limits))
     reference = None
     lower = best_below(own, found.runs)
-    if lower is not None and (found.high <= 1.0 or verdict(found.own, found.runs, found.worth, RateLimits())):
+    if doubt and lower is not None:
         known = [run for run in found.runs if run.factor == lower.factor and len(run.losses) >= longer]
         reference = known[0] if known else observed(problem, lower.factor, longer, settings.seed, 0, before)
     own = replace(own, long=True)
     compared = (*found.runs, *([reference] if reference is not None else []))
-    limits = RateLimits()
-    risen = max(found.own.late_rise, own.late_rise) > limits.rise * scale_of(found.runs, found.worth)
-    suspect = risen or found.high <= 1.0 or bool(verdict(found.own, found.runs, found.worth, limits))
+    doubt = doubt or own.late_rise > limits.rise * scale_of(found.runs, found.worth)
     again: list[RateRun] = []
-    if suspect and problem.training.batch_count > 1 and not (own.stopped and not own.losses):
+    if doubt and problem.training.batch_count > 1 and not (own.stopped and not own.losses):
         bad = [bool(verdict(own, compared, found.worth, limits))]
         while len(again) < 2 and bad.count(True) < 2 and bad.count(False) < 2:
             run = observed(problem, 1.0, longer, settings.seed, len(again) + 1, before, until=until)

@@ -1,4 +1,4 @@
-"""The search for the largest rate that holds: short runs by decades, then longer ones by halves of the logarithm."""
+"""The search for the largest rate that holds: short runs by decades, then longer ones where the limit is believed to be."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from gradguard.adapters.base import Settings
 from gradguard.adapters.rates_base import RateProblem
+from gradguard.measurements.rate_belief import likely_limit
 from gradguard.measurements.rate_runs import losses_before, observed, thrown_away, worth_of
 from gradguard.measurements.rate_verdict import RateLimits, RateRun, scale_of, verdict
 
@@ -35,7 +36,7 @@ def horizon(problem: RateProblem, settings: Settings) -> tuple[int, int]:
 
 
 class RateSearch:
-    """The runs so far by factor and length, and the bracket: ``low`` holds, ``high`` diverged."""
+    """The runs so far, and what they say: ``low`` holds, ``high`` diverged, the limit is most likely at ``limit``."""
 
     def __init__(self, problem: RateProblem, settings: Settings) -> None:
         self.problem, self.settings = problem, settings
@@ -44,15 +45,15 @@ class RateSearch:
         self.worth = worth_of(problem, settings, self.before)
         self.steps, self.longer = horizon(problem, settings)
         self.short: dict[float, RateRun] = {}
-        self.long: dict[float, RateRun] = {}
-        self.low, self.high = 0.0, math.inf
+        self.long: list[RateRun] = []
+        self.low, self.high, self.limit = 0.0, math.inf, math.inf
         bad = [index for index, loss in enumerate(losses) if not math.isfinite(loss)]
         self.broken = f"the loss of batch {bad[0]} is not finite before training" if bad else ""
 
     @property
     def runs(self) -> tuple[RateRun, ...]:
         """All runs, the short ones first."""
-        return (*self.short.values(), *self.long.values())
+        return (*self.short.values(), *self.long)
 
     def explore(self) -> None:
         """At most ``RUNS`` runs; one where the user's rate cannot take a step."""
@@ -65,7 +66,7 @@ class RateSearch:
         self._down_to_learning()
         self._decades()
         self._bracket()
-        if self.problem.plan.refine and self.low > 0 and self.high < math.inf:
+        if self.problem.plan.refine and self.low > 0:
             self._refine()
 
     def _down_to_learning(self) -> None:
@@ -95,58 +96,63 @@ class RateSearch:
         return len(self.short) < RUNS - FOR_LONGER and factor < FARTHEST
 
     def _refine(self) -> None:
-        """Longer runs at the low end of the decade (further down where that does not last), at its high end, then between."""
-        factor = self.low
-        self._long(factor)
-        if factor in self.long and not self._learns(self.long[factor], HALF):
-            # only a longer run at a lower rate shows what there is to gain, where training starts on a plateau
-            self._long(factor / 10.0)
-        while factor > 2 * DEPTH and factor in self.long and not self._holds(self.long[factor]):
-            factor /= 10.0
-            self._long(factor)
-        self._bracket()
-        if self.low in self.long and self.high < math.inf:
-            self._long(self.high)
-            self._bracket()
-        while self.low > 0 and self._more():
-            if self.high == math.inf:  # what a short run took for divergence came back in a longer one
-                factor = 10.0 * self.low
-            elif self.high / self.low > 2.0:
-                factor = math.sqrt(self.low * self.high)
-            else:  # an end that was seen in a short run only
-                factor = self.low if self.low not in self.long else self.high
-            if factor in self.long or factor > FARTHEST:
-                break
-            self._long(factor)
-            self._bracket()
+        """Longer runs where the limit is most likely, each with the batches in another order, as far as runs are left."""
+        held, high = self.low, self.high
+        if high == math.inf:  # no short run diverges: does the largest rate last?
+            lasts = self._long(held)
+            if lasts is None or self._holds(lasts):
+                return
+            held = max(self.short.values(), key=lambda run: run.gain).factor
+        if not any(self._learns(run, HALF) for run in self.short.values() if run.factor <= held):
+            # only a longer run shows what there is to gain where training starts slowly, and a lower rate where on a plateau
+            first = self._long(held)
+            if first is not None and not self._learns(first, HALF):
+                self._long(held / 10.0)
+        ceiling = high if high < math.inf and self.short[high].stopped else math.inf
+        while self._more():
+            self._long(self._likely(held, ceiling))
+        self._bracket(self._likely(held, ceiling))
+
+    def _likely(self, held: float, ceiling: float) -> float:
+        return likely_limit(held, [(run.factor, not self._holds(run)) for run in self.long], ceiling)
 
     def _more(self) -> bool:
-        return len(self.short) + len(self.long) < RUNS
+        return len(self.runs) < RUNS
 
     def _short(self, factor: float, keep: str = "") -> RateRun:
         if factor not in self.short and self._more():
-            self.short[factor] = self._run(factor, self.steps, keep)
+            self.short[factor] = self._run(factor, self.steps, 0, keep)
         return self.short[factor]
 
-    def _long(self, factor: float) -> None:
-        if factor not in self.long and self._more():
-            self.long[factor] = self._run(factor, self.longer, "")
+    def _long(self, factor: float) -> RateRun | None:
+        """One more, with the batches shuffled as a loader would: in one order, again and again, more holds."""
+        if not self._more():
+            return None
+        run = self._run(factor, self.longer, len(self.long) + 1)
+        self.long.append(replace(run, long=self.longer > self.steps))
+        return self.long[-1]
 
-    def _run(self, factor: float, steps: int, keep: str) -> RateRun:
+    def _run(self, factor: float, steps: int, order: int, keep: str = "") -> RateRun:
         until = None
         if self.problem.objective == "supervised" and steps > self.steps:
             until = thrown_away(self.before, scale_of(self.runs, self.worth), self.steps)
-        order = int(steps > self.steps)  # as a loader would shuffle them: in one order, again and again, more holds
-        run = observed(self.problem, factor, steps, self.settings.seed, order, self.before, until=until, keep=keep)
-        return replace(run, long=steps > self.steps)
+        return observed(self.problem, factor, steps, self.settings.seed, order, self.before, until=until, keep=keep)
 
     def _holds(self, run: RateRun) -> bool:
         return not verdict(run, self.runs, self.worth, RateLimits())
 
-    def _bracket(self) -> None:
-        """The largest rate below the smallest that diverged, and that; of two runs at a rate the longer one counts."""
-        tried = {**self.short, **self.long}
-        failed = [factor for factor, run in tried.items() if not self._holds(run)]
-        self.high = min(failed, default=math.inf)
-        below = [factor for factor in tried if factor < self.high]
-        self.low = max(below, default=0.0)
+    def _bracket(self, limit: float | None = None) -> None:
+        """Around a limit: the largest rate tried below it that holds, and the smallest above it that diverged.
+
+        Without one, the smallest rate that diverged is above it, and it is the middle. At each rate the last, longest run
+        counts.
+        """
+        tried = {run.factor: self._holds(run) for run in self.runs}
+        failed = [factor for factor, holds in tried.items() if not holds]
+        self.high = min((factor for factor in failed if limit is None or factor >= limit), default=math.inf)
+        top = self.high if limit is None else limit
+        self.low = max((factor for factor, holds in tried.items() if holds and factor <= top), default=0.0)
+        if not failed:
+            self.limit = math.inf
+        else:
+            self.limit = math.sqrt(self.low * self.high) if limit is None else limit

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -39,17 +38,10 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
             row.update(_predicted(curvature.groups[index]), evaluations=curvature.evaluations)
         if observed is not None and observed.runs and not observed.broken and lr > 0:
             row.update(
-                training_limit=training_limit(observed) * lr, training_low=observed.low * lr, training_high=observed.high * lr
+                training_limit=observed.limit * lr, training_low=observed.low * lr, training_high=observed.high * lr
             )
         rows.append(row)
     return RateTable(rows=tuple(rows))
-
-
-def training_limit(observed: RateObservation) -> float:
-    """The middle of the bracket (of its logarithm), as a factor; infinite or zero where one side was not found."""
-    if observed.low == 0 or observed.high == math.inf:
-        return observed.high if observed.high == math.inf else 0.0
-    return math.sqrt(observed.low * observed.high)
 
 
 def _predicted(group: GroupCurvature) -> dict[str, object]:

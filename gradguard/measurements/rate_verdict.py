@@ -150,11 +150,13 @@ def scale_of(runs: Sequence[RateRun], worth: float) -> float:
 def best_below(run: RateRun, runs: Sequence[RateRun]) -> RateRun | None:
     """The run with the largest gain after as many steps among those at lower rates; None where there is none.
 
-    Those of at least its length come first: the end of a shorter one is that of other batches.
+    A shorter one's end is that of other batches: it counts less its error.
     """
+    steps = len(run.losses)
     lower = [other for other in runs if other.factor < run.factor * (1 - 1e-9) and not other.stopped]
-    alike = [other for other in lower if len(other.losses) >= len(run.losses)] or lower
-    return max(alike, key=lambda other: other.gain_after(len(run.losses)), default=None)
+    return max(
+        lower, key=lambda other: other.gain_after(steps) - (other.error if len(other.losses) < steps else 0.0), default=None
+    )
 
 
 def verdict(run: RateRun, runs: Sequence[RateRun], worth: float, limits: RateLimits) -> str:

@@ -11,8 +11,7 @@ from gradguard.finding import Finding, Outcome, Request
 from gradguard.measurements.base import Evidence, the
 from gradguard.measurements.curvature import Curvature
 from gradguard.measurements.rate_observation import LongerRun, Predictions, RateObservation
-from gradguard.measurements.rate_table import training_limit
-from gradguard.measurements.rate_verdict import RateLimits, RateRun, scale_of, verdict
+from gradguard.measurements.rate_verdict import RateLimits, RateRun, verdict
 from gradguard.rules.base import Rule
 
 __all__ = ["DivergingLearningRate"]
@@ -23,8 +22,6 @@ ONLY_FINITE = ("adversarial", "reinforcement")
 LIKELIHOODS = ("cross_entropy", "bce")
 LOST = 1.5
 """Predictions of a likelihood that are this many times as bad as before training, and as a guess, are being unlearnt."""
-UNBOUNDED = 10.0
-"""A loss below zero may fall by this many times its size; whether it stays finite is worth a longer run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,10 +88,9 @@ class DivergingLearningRate(Rule):
         limits = RateLimits(
             worse=self.worse, rise=self.rise, recovered=self.recovered, reached=self.reached, overshoot=self.overshoot
         )
-        reason = verdict(run, observed.runs, observed.worth, limits)
-        if not reason and ascending(run, observed.predictions):
+        if ascending(run, observed.predictions) and not verdict(run, observed.runs, observed.worth, limits):
             return Outcome(status="failed", findings=(self._ascent(observed),), margin=math.inf)
-        suspect = reason or self._late(observed, run)
+        reason = suspect = observed.doubt(limits)
         if suspect and not run.stopped:
             if observed.objective in ONLY_FINITE:
                 return Outcome(status="passed", reason=f"{suspect}; not judged for objective {observed.objective!r}")
@@ -107,21 +103,10 @@ class DivergingLearningRate(Rule):
             reason = longer.most(runs, observed.worth, limits)
             if not reason:
                 return Outcome(status="passed", reason=f"recovers within {len(longer.run.losses)} steps: {suspect}", margin=1.0)
-        limit = training_limit(observed)
-        margin = 0.0 if limit == math.inf else math.inf if limit == 0 else 1.0 / limit
+        margin = math.inf if observed.limit == 0 else 1.0 / observed.limit
         if reason:
             return Outcome(status="failed", findings=(self._diverged(observed, evidence, reason),), margin=margin)
         return self.outcome(self._at_the_edge(observed, evidence), margin=margin)
-
-    def _late(self, observed: RateObservation, run: RateRun) -> str:
-        """What a short run that holds does not show, and makes a longer one worth its cost."""
-        if observed.high <= 1.0:
-            return "longer runs at lower rates diverge"
-        if run.late_rise > self.rise * scale_of(observed.runs, observed.worth):
-            return f"single steps raise the loss by {run.late_rise:.3g}"
-        if run.best > UNBOUNDED * run.level > 0:
-            return f"the loss falls by {run.best:.3g}, many times what it was"
-        return ""
 
     def _diverged(self, observed: RateObservation, evidence: Evidence, reason: str) -> Finding:
         where = interval(observed)
@@ -137,7 +122,7 @@ class DivergingLearningRate(Rule):
             hint = "look at the other findings first; a lower rate does not help"
             likely = "not the rate: the sign of the loss or gradient (ascent), a loss that is not finite, or unscaled data"
         return self.finding(
-            message, observed=observed.unit, limit=training_limit(observed) * observed.unit, count=len(observed.runs),
+            message, observed=observed.unit, limit=observed.limit * observed.unit, count=len(observed.runs),
             evidence="; ".join([observed.lengths, *explain(evidence), where]),
             likely=likely, hint=hint,
         )

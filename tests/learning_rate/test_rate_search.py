@@ -77,7 +77,7 @@ def test_the_bracket_holds_the_limit_and_is_narrow(limit: float) -> None:
 
 def test_both_ends_are_seen_in_longer_runs() -> None:
     found, _ = search(limited(4.0))
-    assert {found.low, found.high} <= set(found.long)
+    assert {found.low, found.high} <= {run.factor for run in found.long}
 
 
 def test_without_refinement_decades_are_enough() -> None:

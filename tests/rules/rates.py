@@ -25,5 +25,6 @@ def run(factor: float, *losses: float, start: float = 2.3, lr: float = 0.1, **co
 
 def observed(*runs: RateRun, low: float = 1.0, high: float = math.inf, worth: float = 0.0, **columns: Any) -> RateObservation:
     """Runs as one observation, at lr 0.1."""
-    values = {"unit": 0.1, "rates": (0.1,), "optimizer": "SGD", "steps": STEPS, **columns}
+    middle = math.inf if high == math.inf else math.sqrt(low * high)
+    values = {"limit": middle, "unit": 0.1, "rates": (0.1,), "optimizer": "SGD", "steps": STEPS, **columns}
     return RateObservation(runs=runs, low=low, high=high, worth=worth, **values)
