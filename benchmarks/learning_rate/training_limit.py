@@ -2,10 +2,12 @@
 
     python -m benchmarks.learning_rate.training_limit [--sample | --held-out SEED [--count N]]
 
-The yardstick shares no code with gradguard: a plain loop, rates by decades and then by factors of 1.33. A rate fails
-where most of 5 seeds (initialisation and order of batches) end not finite, or have not covered half of the way from the loss
-at the start to the best end of any lower rate. Nets that no rate trains (less than a tenth of the loss at the start) are
-left out and counted. Printed as a Markdown table. ``--held-out`` draws nets, data and optimizers from a seed.
+The yardsticks share no code with gradguard: a plain loop, rates by decades and then by factors of 1.33. A rate fails where
+most of 5 seeds (initialisation and order of batches) end not finite, or (``half``) have not covered half of the way from
+the loss at the start to the best end of any lower rate; or (``loss``) merely do not end below the loss at the start. Ratios
+are of ours to these; verdicts are asked for at multiples of ``half``. Nets that no rate trains (less than a tenth of the
+loss at the start), and those that every rate up to 1e4 trains, are counted apart. Printed as a Markdown table.
+``--held-out`` draws nets, data and optimizers from a seed; ``--minutes`` ends the draw by the clock, between two nets.
 """
 
 from __future__ import annotations
@@ -67,14 +69,13 @@ class Yardstick:
             ends[seed] = end_of_run(self.net, self.optimizer, lr, seed)
         return ends[seed]
 
-    def fails(self, lr: float) -> bool:
-        """Most seeds end worse than half-way to the best end of any lower rate."""
+    def fails(self, lr: float, lower: list[float], share: float) -> bool:
+        """Most seeds end worse than this share of the way to the best end of any lower rate."""
         bad = good = 0
-        lower = [other for other in self.ends if other < lr]
         for seed in range(SEEDS):
             start, end = self.end(lr, seed)
             best = min([start, *(self.end(other, seed)[1] for other in lower)])
-            failed = not end <= start - 0.5 * (start - best) if best < start else not end <= start
+            failed = not end < start - share * (start - best)
             bad, good = bad + failed, good + (not failed)
             if max(bad, good) > SEEDS / 2:
                 break
@@ -85,19 +86,24 @@ class Yardstick:
         falls = [float(np.median([1 - end / start for start, end in ends.values()])) for ends in self.ends.values()]
         return max(falls) > 0.1
 
-    def limit(self) -> float:
-        """Between the largest rate below the first that fails, and that."""
+    def limit(self, share: float) -> float:
+        """Between the largest rate below the first that fails, and that; infinite where none up to 1e4 does."""
         lr = START[self.optimizer] / 10
-        self.end(lr / 10, 0)
-        self.end(lr, 0)
-        while lr < 1e4:
+        tried = [lr / 10, lr]
+
+        def fails(lr: float) -> bool:
+            lower = [other for other in tried if other < lr]
+            tried.append(lr)
+            return self.fails(lr, lower, share)
+
+        while not fails(10 * lr):
             lr *= 10
-            if self.fails(lr):
-                break
-        low, high = lr / 10, lr
+            if lr >= 1e4:
+                return math.inf
+        low, high = lr, 10 * lr
         while high / low > 1.34:
             middle = math.sqrt(low * high)
-            low, high = (low, middle) if self.fails(middle) else (middle, high)
+            low, high = (low, middle) if fails(middle) else (middle, high)
         return math.sqrt(low * high)
 
 
@@ -130,40 +136,45 @@ class Tally:
     """The rows so far."""
 
     def __init__(self) -> None:
-        self.ratios: list[float] = []
-        self.inside = 0
+        self.half: list[float] = []
+        self.loss: list[float] = []
         self.right: dict[float, list[bool]] = {0.1: [], 0.3: [], 3.0: [], 10.0: []}
-        self.idle = 0
+        self.idle = self.endless = 0
 
     def add(self, net: Net, name: str) -> str:
         """One row of the table."""
         begun = time.perf_counter()
         yardstick = Yardstick(net, name)
-        truth = yardstick.limit()
+        half, loss = yardstick.limit(0.5), yardstick.limit(0.0)
         if not yardstick.learns():
             self.idle += 1
-            return f"| {net.name} | {name} | no rate learns | | | | | | | | | {time.perf_counter() - begun:.0f} |"
+            return f"| {net.name} | {name} | no rate learns | | | | | | | | | | | {time.perf_counter() - begun:.0f} |"
         row = scenario_at(net, name, START[name]).table_rows("learning_rate")[0]
-        ratio = row["training_limit"] / truth
-        self.ratios.append(ratio)
-        self.inside += row["training_low"] / 1.16 <= truth <= row["training_high"] * 1.16
+        ours = row["training_limit"]
+        if half == math.inf:
+            self.endless += 1
+            return f"| {net.name} | {name} | inf | {loss:.3g} | {ours:.3g} | | | | | | | | | {time.perf_counter() - begun:.0f} |"
+        self.half.append(ours / half)
+        self.loss.append(ours / loss)
         verdicts = []
         for factor, seen in self.right.items():
-            report = scenario_at(net, name, factor * truth, select="GG401")
+            report = scenario_at(net, name, factor * half, select="GG401")
             check = next(c for c in report.checks if c.code == "GG401")
             seen.append(check.status == ("failed" if factor > 1 else "passed"))
             verdicts.append("right" if seen[-1] else f"**{check.status}**")
         return (
-            f"| {net.name} | {name} | {truth:.3g} | {row['training_limit']:.3g} | {row['training_low']:.3g} "
-            f"| {row['training_high']:.3g} | {ratio:.2f} | {' | '.join(verdicts)} | {time.perf_counter() - begun:.0f} |"
+            f"| {net.name} | {name} | {half:.3g} | {loss:.3g} | {ours:.3g} | {row['training_low']:.3g} | {row['training_high']:.3g} "
+            f"| {ours / half:.2f} | {ours / loss:.2f} | {' | '.join(verdicts)} | {time.perf_counter() - begun:.0f} |"
         )
 
     def summary(self) -> str:
         """Counts over all rows."""
-        within = sum(0.5 <= r <= 2 for r in self.ratios)
+        half, loss = ([0.5 <= ratio <= 2 for ratio in ratios] for ratios in (self.half, self.loss))
+        between = [h >= 0.5 and o <= 2 for h, o in zip(self.half, self.loss, strict=True)]
         lines = [
-            f"training limit within a factor of 2: {within} of {len(self.ratios)}; yardstick within the interval: {self.inside}; "
-            f"left out because no rate learns: {self.idle}"
+            f"training limit within a factor of 2 of half: {sum(half)} of {len(half)}; of loss: {sum(loss)}; "
+            f"of one of them, or between: {sum(between)}",
+            f"left out: no rate learns {self.idle}, every rate up to 1e4 learns {self.endless}",
         ]
         lines += [f"GG401 at {factor:g} x the limit: {sum(seen)} of {len(seen)} right" for factor, seen in self.right.items()]
         return "\n".join(lines)
@@ -176,13 +187,17 @@ def main() -> None:
     parser.add_argument("--held-out", type=int, default=None, metavar="SEED", help="nets drawn from this seed on")
     parser.add_argument("--count", type=int, default=28, help="how many are drawn")
     parser.add_argument("--only", default="", help="part of a net's name")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="no further net after so many minutes")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     print(f"commit {commit()}\n")
-    print("| net | optimizer | 5 seeds, 300 steps | training_limit | low | high | ratio | 0.1x | 0.3x | 3x | 10x | s |")
-    print("|---|---|---|---|---|---|---|---|---|---|---|---|")
-    tally = Tally()
+    print("| net | optimizer | half | loss | training_limit | low | high | / half | / loss | 0.1x | 0.3x | 3x | 10x | s |")
+    print("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|")
+    tally, begun = Tally(), time.perf_counter()
     for net, name in pairs_of(arguments):
+        if time.perf_counter() - begun > 60 * arguments.minutes:
+            print(f"\n(ended after {arguments.minutes:g} minutes)")
+            break
         print(tally.add(net, name), flush=True)
     print(f"\n{tally.summary()}")
 
