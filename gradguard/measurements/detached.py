@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from gradguard.adapters.base import Cut, Cuttable, Differentiable, Problem, Settings
 from gradguard.measurements.base import Evidence, Measurement, Unavailable, the
-from gradguard.measurements.gradients import Gradients, compare
+from gradguard.measurements.block_results import Gradients
+from gradguard.measurements.comparison import compare
 
 __all__ = ["Detached", "measure"]
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from gradguard.adapters.base import Differentiable, Entrywise, Settings
 from gradguard.blocks import Entries, Tangent
 from gradguard.finding import Table
-from gradguard.measurements.gradients import BlockResult, Gradients, _without_measuring
+from gradguard.measurements.block_results import BlockResult, Gradients, without_measuring
 from gradguard.measurements.shots import Shooter
 
 __all__ = ["measure_entrywise"]
@@ -42,14 +42,14 @@ class EntrywiseGradients(Gradients):
 def measure_entrywise(problem: Differentiable, settings: Settings) -> Gradients:
     """Compare every entry of every block."""
     shooter = Shooter(problem, settings.seed)
-    usable = [i for i, f in enumerate(shooter.facts) if _without_measuring(problem.blocks[i], f) is None]
+    usable = [i for i, f in enumerate(shooter.facts) if without_measuring(problem.blocks[i], f) is None]
     joint = shooter.shoot(shooter.tangent(usable)) if usable else None
     step = joint.slope.step if joint is not None and np.isfinite(joint.slope.step) else float(shooter.ladder.steps[2])
     total, done = sum(problem.blocks[i].size for i in usable), 0
     results: list[BlockResult] = []
     worst: list[dict[str, object]] = []
     for i, (block, facts) in enumerate(zip(problem.blocks, shooter.facts, strict=True)):
-        early = _without_measuring(block, facts)
+        early = without_measuring(block, facts)
         if early is not None:
             results.append(early)
             continue

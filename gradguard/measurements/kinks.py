@@ -18,7 +18,7 @@ from gradguard.adapters.base import Differentiable, Problem, Settings
 from gradguard.blocks import Block, Entries, Tangent, entry_name
 from gradguard.finding import Table
 from gradguard.measurements.base import Evidence, Measurement, Unavailable, the
-from gradguard.measurements.gradients import Gradients
+from gradguard.measurements.block_results import Gradients
 from gradguard.measurements.shots import Shooter
 
 __all__ = ["KinkEntry", "Kinks", "measure"]

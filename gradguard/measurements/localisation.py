@@ -11,9 +11,11 @@ import numpy as np
 
 from gradguard.adapters.base import Differentiable, Modular, Nodal, Problem, Settings
 from gradguard.measurements.base import Evidence, Measurement, the
+from gradguard.measurements.block_results import Gradients
+from gradguard.measurements.comparison import compare
 from gradguard.measurements.detached import Detached
 from gradguard.measurements.extent import Extent, find_extent
-from gradguard.measurements.gradients import NUDGE, Gradients, compare
+from gradguard.measurements.gradients import NUDGE
 from gradguard.measurements.shots import Shooter
 
 __all__ = ["Localisation", "Place", "measure"]

@@ -8,7 +8,9 @@ from typing import ClassVar
 from gradguard.adapters.backward_base import TwiceDifferentiable
 from gradguard.adapters.base import Cuttable, Problem, Settings
 from gradguard.measurements.base import Evidence, Measurement, Unavailable
-from gradguard.measurements.gradients import BlockResult, compare, nudged
+from gradguard.measurements.block_results import BlockResult
+from gradguard.measurements.comparison import compare
+from gradguard.measurements.gradients import nudged
 
 __all__ = ["SecondOrder", "measure"]
 

@@ -14,7 +14,7 @@ from gradguard.blocks import Tangent
 from gradguard.differences.ladder import ALIASED, DOUBLE, SINGLE, Ladder, Slope, measure_slope
 from gradguard.differences.noise import Noise
 
-__all__ = ["FINE", "Shooter", "Shot"]
+__all__ = ["FINE", "RELATIVE", "Shooter", "Shot", "equalising_scales"]
 
 FINE = Ladder(
     name="confirmation",
@@ -36,6 +36,8 @@ PRECISE = 1e-9
 """The resolution at which a walk up the ladder stops."""
 STEEP, STEEPEST = 2.0**5, 2.0**40
 """The gradient's share of a step over the value, between which smaller steps are tried where the usual ones are too large."""
+RELATIVE = (1e-3, 0.0)
+"""Least multiples of a block's scale for tangents whose steps go by the entry: one that moves all, one that holds zeros."""
 ROUNDING = 16.0
 """Units of rounding that the analytical sum may be off by, relative to the norms of its terms."""
 

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from gradguard.finding import Finding, Outcome, Severity
 from gradguard.measurements.base import Evidence, the
+from gradguard.measurements.block_results import BlockResult, Gradients
 from gradguard.measurements.detached import Detached
-from gradguard.measurements.gradients import BlockResult, Gradients
 from gradguard.rules.base import Rule
 
 __all__ = ["DetachedGradient"]

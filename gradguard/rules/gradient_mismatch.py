@@ -8,8 +8,8 @@ from typing import ClassVar
 from gradguard.blocks import entry_name
 from gradguard.finding import Finding, Outcome, Request
 from gradguard.measurements.base import Evidence, the
+from gradguard.measurements.block_results import BlockResult, Gradients
 from gradguard.measurements.detached import Detached
-from gradguard.measurements.gradients import BlockResult, Gradients
 from gradguard.measurements.kinks import KinkEntry, Kinks
 from gradguard.measurements.localisation import Localisation, Place
 from gradguard.rules.base import Rule

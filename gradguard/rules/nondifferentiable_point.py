@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from gradguard.finding import Finding, Outcome, Request
 from gradguard.measurements.base import Evidence, the
-from gradguard.measurements.gradients import Gradients
+from gradguard.measurements.block_results import Gradients
 from gradguard.measurements.kinks import KinkEntry, Kinks
 from gradguard.rules.base import Rule
 

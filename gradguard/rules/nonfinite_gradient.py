@@ -9,7 +9,7 @@ from gradguard.adapters.training_base import StepFacts
 from gradguard.blocks import entry_name
 from gradguard.finding import Finding, Outcome
 from gradguard.measurements.base import Evidence, the
-from gradguard.measurements.gradients import BlockResult, Gradients
+from gradguard.measurements.block_results import BlockResult, Gradients
 from gradguard.measurements.training_run import TrainingRun, nonfinite_step, overflowed
 from gradguard.rules.base import Rule
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from gradguard.finding import Finding, Outcome
 from gradguard.measurements.base import Evidence, the
-from gradguard.measurements.gradients import BlockResult
+from gradguard.measurements.block_results import BlockResult
 from gradguard.measurements.second_order import SecondOrder
 from gradguard.rules.base import Rule
 

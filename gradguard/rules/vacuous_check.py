@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from gradguard.finding import Outcome
 from gradguard.measurements.base import Evidence, Unavailable, the
-from gradguard.measurements.gradients import Gradients
+from gradguard.measurements.block_results import Gradients
 from gradguard.rules.base import Rule
 
 __all__ = ["VacuousCheck"]

@@ -7,9 +7,9 @@ from typing import Any
 from gradguard.adapters.base import Cut, Identity
 from gradguard.blocks import Block
 from gradguard.measurements.base import Measurement
+from gradguard.measurements.block_results import BlockResult, Gradients
 from gradguard.measurements.detached import Detached
 from gradguard.measurements.determinism import Determinism
-from gradguard.measurements.gradients import BlockResult, Gradients
 from gradguard.measurements.kinks import KinkEntry, Kinks
 from gradguard.measurements.localisation import Localisation, Place
 
