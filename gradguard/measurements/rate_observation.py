@@ -21,8 +21,6 @@ __all__ = ["LongerRun", "Predictions", "RateObservation", "measure", "measure_lo
 
 LOOKED = 8
 """Predictions are looked at on this many batches."""
-UNBOUNDED = 10.0
-"""A loss may fall by this many times its size; whether it stays finite then is worth a longer run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +95,7 @@ class RateObservation(Measurement):
             return "longer runs at lower rates diverge"
         if run.late_rise > limits.rise * scale_of(self.runs, self.worth):
             return f"single steps raise the loss by {run.late_rise:.3g}"
-        if run.best > UNBOUNDED * run.level > 0:
+        if run.plunges:
             return f"the loss falls by {run.best:.3g}, many times what it was"
         return ""
 

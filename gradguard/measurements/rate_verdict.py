@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 
 __all__ = ["RateLimits", "RateRun", "best_below", "scale_of", "verdict"]
 
+PLUNGE = 10.0
+"""A loss below zero by this many times its size before training: whether it stays finite is worth a longer run."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RateRun:
@@ -101,6 +104,11 @@ class RateRun:
     def best(self) -> float:
         """The largest gain of any step."""
         return float(np.max(self.gains, initial=0.0))
+
+    @property
+    def plunges(self) -> bool:
+        """Some step's loss is negative, and many times as large as before training: perhaps it has no lower bound."""
+        return -min(self.losses, default=0.0) > PLUNGE * self.level > 0
 
     @property
     def late_rise(self) -> float:

@@ -105,7 +105,8 @@ class DivergingLearningRate(Rule):
                 return Outcome(status="passed", reason=f"recovers within {len(longer.run.losses)} steps: {suspect}", margin=1.0)
         margin = math.inf if observed.limit == 0 else 1.0 / observed.limit
         if reason:
-            return Outcome(status="failed", findings=(self._diverged(observed, evidence, reason),), margin=margin)
+            found = self._unbounded(observed, evidence, reason) or self._diverged(observed, evidence, reason)
+            return Outcome(status="failed", findings=(found,), margin=margin)
         return self.outcome(self._at_the_edge(observed, evidence), margin=margin)
 
     def _diverged(self, observed: RateObservation, evidence: Evidence, reason: str) -> Finding:
@@ -125,6 +126,21 @@ class DivergingLearningRate(Rule):
             message, observed=observed.unit, limit=observed.limit * observed.unit, count=len(observed.runs),
             evidence="; ".join([observed.lengths, *explain(evidence), where]),
             likely=likely, hint=hint,
+        )
+
+    def _unbounded(self, observed: RateObservation, evidence: Evidence, reason: str) -> Finding | None:
+        """A loss that fell far below zero before it was lost; then a lower rate only takes longer."""
+        longer: LongerRun | None = the(evidence, LongerRun)
+        runs = (observed.own, *((longer.run, *longer.again) if longer is not None else ()))
+        fell = min((min(run.losses) for run in runs if run is not None and run.plunges), default=None)
+        if fell is None:
+            return None
+        return self.finding(
+            f"{observed.optimizer} at lr {observed.unit:.4g} diverges: {reason}; before that the loss fell to {fell:.3g}, many "
+            "times its size, as one without a lower bound does",
+            observed=fell, pattern="ascent", count=len(observed.runs), evidence=observed.lengths,
+            likely="the loss or the gradient has the wrong sign, or a term of the loss has no lower bound",
+            hint="look at the sign of the loss; a lower rate only takes longer",
         )
 
     def _ascent(self, observed: RateObservation) -> Finding:

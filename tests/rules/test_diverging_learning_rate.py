@@ -125,7 +125,19 @@ def test_a_loss_that_falls_without_bound_is_looked_at_for_longer() -> None:
     lasts = LongerRun(run=run(1.0, -260.0, -270.0, start=-1.6, long=True))
     assert rule.check({**falls, "rate_longer": lasts}).status == "passed"
     lost = LongerRun(run=run(1.0, -260.0, start=-1.6, stopped="the loss is not finite at step 70", long=True))
-    assert rule.check({**falls, "rate_longer": lost}).status == "failed"
+    (finding,) = rule.check({**falls, "rate_longer": lost}).findings
+    assert finding.message == (
+        "SGD at lr 0.1 diverges: the loss is not finite at step 70; before that the loss fell to -260, many times its size, "
+        "as one without a lower bound does"
+    )
+    assert "sign" in finding.likely
+    assert "holds" not in finding.message + finding.hint + finding.evidence
+
+
+def test_a_loss_that_is_far_below_where_a_rate_is_right_holds() -> None:
+    density = observed(run(0.1, -3.0, start=1.2), run(1.0, -5.0, start=1.2))
+    assert judge(density).status == "passed"
+    assert judge(density).reason == ""
 
 
 @pytest.mark.parametrize(
