@@ -18,9 +18,9 @@ class CurveShape:
 
     ``first`` and ``end`` are medians over a twentieth of the run, at least 5 steps; ``noise`` is the standard deviation of
     single steps about the running median, from median deviations. ``drop`` is by how much the last third after the peak
-    lies below the third before it (0 where that is within the noise). ``nonfinite`` are the steps whose loss is not
-    finite, ``finite_after`` the number of finite
-    steps after the last of them. ``rate_rose``: the rate after the floor exceeds that before it, by this factor.
+    lies below the third before it (0 where that is within the noise). ``nonfinite`` are the steps whose loss is not finite,
+    ``finite_after`` the number of finite steps after the last of them. ``rate_rose``: the rate after the floor exceeds that
+    before it, by this factor.
     """
 
     steps: int

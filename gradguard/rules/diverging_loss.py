@@ -26,9 +26,8 @@ class DivergingLoss(Rule):
     What it does:
         Reads the loss of every step of a watched loop (``watch.record(loss=...)``), or of the training copy. Not finite is
         an error unless the loop goes on with finite losses. Smoothed, the end may not lie above the start by half of the
-        descent, a twentieth of the loss and three times the noise; nor may it stay above the floor by half of the
-        descent after a
-        spike, unless it is falling again or the rate was raised (a restart).
+        descent, a twentieth of the loss and three times the noise; nor may it stay above the floor by half of the descent
+        after a spike, unless it is falling again or the rate was raised (a restart).
 
     Why is this bad:
         What was learnt is lost, and the run goes on.
