@@ -34,7 +34,7 @@ MEASUREMENTS: dict[str, str] = {
     "long_run": "long_run:measure",
     "rescaled_run": "weight_gains:measure_rescaled",
     "rate_observation": "rate_observation:measure",
-    "rate_longer": "rate_observation:measure_longer",
+    "rate_longer": "rate_longer:measure",
     "curvature": "curvature:measure",
     "rate_table": "rate_table:measure",
     "initial_loss": "initial_loss:measure",

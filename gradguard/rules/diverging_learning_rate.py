@@ -10,7 +10,9 @@ from gradguard.errors import UsageError
 from gradguard.finding import Finding, Outcome, Request
 from gradguard.measurements.base import Evidence, the
 from gradguard.measurements.curvature import Curvature
-from gradguard.measurements.rate_observation import LongerRun, Predictions, RateObservation
+from gradguard.measurements.rate_longer import LongerRun
+from gradguard.measurements.rate_observation import RateObservation
+from gradguard.measurements.rate_predictions import Predictions
 from gradguard.measurements.rate_verdict import RateLimits, RateRun, verdict
 from gradguard.rules.base import Rule
 

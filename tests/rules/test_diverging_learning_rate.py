@@ -10,7 +10,9 @@ import pytest
 
 import gradguard as gg
 from gradguard.measurements.curvature import Curvature, GroupCurvature
-from gradguard.measurements.rate_observation import LongerRun, Predictions, RateObservation
+from gradguard.measurements.rate_longer import LongerRun
+from gradguard.measurements.rate_observation import RateObservation
+from gradguard.measurements.rate_predictions import Predictions
 from gradguard.rules.diverging_learning_rate import DivergingLearningRate
 from tests.rules.rates import observed, run
 
