@@ -1,11 +1,15 @@
 """What the checks cost: gradients, memory and time, against a range test of 100 steps, up to 10 million parameters.
 
     python -m benchmarks.learning_rate.cost [--large]
+
+The last columns are the times of the first-step limit and of the training limit over that of the range test, which is taken
+between and after them in the same process.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import resource
 import time
 
@@ -13,6 +17,7 @@ import torch
 from torch import nn
 
 import gradguard as gg
+from benchmarks.learning_rate.commit import commit_line
 from benchmarks.learning_rate.nets import NETS, OPTIMIZERS, scenario
 from gradguard.adapters.base import Settings
 from gradguard.adapters.torch_rates import TorchRates
@@ -31,6 +36,15 @@ def range_test(problem: gg.Scenario, steps: int = 100) -> None:
         optimizer.zero_grad()
         problem.loss(problem.model, batches[step % len(batches)]).backward()
         optimizer.step()
+
+
+def timed_range_test(problem: gg.Scenario) -> float:
+    """Seconds of the usual sweep, on a copy."""
+    model = copy.deepcopy(problem.model)
+    optimizer = type(problem.optimizer)(model.parameters(), lr=1e-5)
+    begun = time.perf_counter()
+    range_test(gg.Scenario(model, problem.batches, problem.loss, optimizer=optimizer))
+    return time.perf_counter() - begun
 
 
 def wide(width: int = 2200) -> gg.Scenario:
@@ -64,15 +78,19 @@ def row(name: str, problem: gg.Scenario, steps: int) -> None:
     before = peak()
     begun = time.perf_counter()
     found = curvature(rates, settings, {}, ())
-    middle = time.perf_counter()
+    curved = time.perf_counter() - begun
     grown = peak() - before
+    sweep = [timed_range_test(problem)]
+    begun = time.perf_counter()
     observed = observe(rates, settings, {}, ())
     assert isinstance(observed, RateObservation)
-    end = time.perf_counter()
-    range_test(problem)
+    ran = time.perf_counter() - begun
+    sweep.append(timed_range_test(problem))
+    reference = sum(sweep) / 2
     print(
-        f"| {name} | {size:,} | {found.products} | {found.evaluations} | {middle - begun:.2f} | {found.vectors} | {grown / (4e-6 * size):.0f} "
-        f"| {runs_of(observed)} | {end - middle:.2f} | {time.perf_counter() - end:.2f} |", flush=True,
+        f"| {name} | {size:,} | {found.products} | {found.evaluations} | {curved:.2f} | {found.vectors} | {grown / (4e-6 * size):.0f} "
+        f"| {runs_of(observed)} | {ran:.2f} | {reference:.2f} | {curved / reference:.1f} | {ran / reference:.1f} |",
+        flush=True,
     )
 
 
@@ -82,8 +100,9 @@ def main() -> None:
     parser.add_argument("--large", action="store_true", help="with the model of 10 million parameters")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    print("| net | parameters | products | gradients | s | vectors | peak, vectors | runs | steps | s | range test, s |")
-    print("|---|---|---|---|---|---|---|---|---|---|---|")
+    print(commit_line())
+    print("| net | parameters | products | gradients | s | vectors | peak, vectors | runs | steps | s | range test, s | s / s | s / s |")
+    print("|---|---|---|---|---|---|---|---|---|---|---|---|---|")
     nets = {net.name: net for net in NETS}
     for name, optimizer in (("digits-mlp-relu", "SGD"), ("digits-mlp-relu", "Adam"), ("digits-cnn", "Adam"), ("digits-transformer", "AdamW")):
         assert optimizer in OPTIMIZERS

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 import gradguard as gg
+from benchmarks.learning_rate.commit import commit_line
 from benchmarks.learning_rate.nets import everything, scenario
 from gradguard.adapters.base import Settings
 from gradguard.adapters.torch_curvature import TorchCurvature
@@ -150,6 +151,7 @@ def main() -> None:
     pairs = list(everything())
     if arguments.sample:
         pairs = [pair for pair in pairs if "friedman" in pair[0].name or "softmax" in pair[0].name]
+    print(commit_line())
     print("| net | optimizer | lambda_1 | products | predicted | local | ratio | overshoot | ratio | quadratic | s |")
     print("|---|---|---|---|---|---|---|---|---|---|---|")
     rows: list[tuple[float, float, float]] = []

@@ -11,6 +11,7 @@ import argparse
 
 import torch
 
+from benchmarks.learning_rate.commit import commit_line
 from benchmarks.learning_rate.drawn import EVERY, draw
 from benchmarks.learning_rate.nets import Net
 from gradguard.health import check_training
@@ -37,6 +38,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=40)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    print(commit_line())
     silent = found = judgeable = 0
     for seed in range(arguments.first, arguments.first + arguments.count):
         net, optimizer = draw(seed)

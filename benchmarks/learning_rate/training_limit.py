@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import subprocess
 import time
 from collections.abc import Iterator
 
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 
 import gradguard as gg
+from benchmarks.learning_rate.commit import commit_line
 from benchmarks.learning_rate.drawn import EVERY, draw
 from benchmarks.learning_rate.nets import NETS, OPTIMIZERS, Net
 from gradguard.learning_rate import check_learning_rate
@@ -126,12 +126,6 @@ def pairs_of(arguments: argparse.Namespace) -> Iterator[tuple[Net, str]]:
             yield net, name
 
 
-def commit() -> str:
-    """The commit that the tables are made with, and whether there is more than it."""
-    done = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
-
-
 class Tally:
     """The rows so far."""
 
@@ -190,7 +184,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=math.inf, help="no further net after so many minutes")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"commit {commit()}\n")
+    print(commit_line())
     print("| net | optimizer | half | loss | training_limit | low | high | / half | / loss | 0.1x | 0.3x | 3x | 10x | s |")
     print("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|")
     tally, begun = Tally(), time.perf_counter()
