@@ -30,8 +30,10 @@ STEPS, SEEDS = 300, 5
 START = {"SGD": 1e-1, "momentum": 1e-2, "Nesterov": 1e-2, "Adam": 1e-3, "AdamW": 1e-3, "RMSprop": 1e-3, "Adagrad": 1e-2}
 
 
-def end_of_run(net: Net, optimizer: str, lr: float, seed: int) -> tuple[float, float]:
+def end_of_run(net: Net, optimizer: str, lr: float, seed: int, order: int | None = None) -> tuple[float, float]:
     """The mean loss at the start of a plain loop, and at its end: lower by the median of the last 30 steps' gains.
+
+    ``seed`` is that of the initialisation and, without an ``order`` of its own, of the batches.
 
     A gain is what the step's own batch has lost since the start, so that batches of another scale do not count as learning.
     """
@@ -42,9 +44,9 @@ def end_of_run(net: Net, optimizer: str, lr: float, seed: int) -> tuple[float, f
     with torch.no_grad():
         first = [float(net.loss(model, b)) for b in batches]
     start = float(np.mean(first))
-    order = np.random.default_rng(seed).permutation(np.arange(STEPS) % len(batches))
+    steps = np.random.default_rng(seed if order is None else order).permutation(np.arange(STEPS) % len(batches))
     gains = []
-    for index in order:
+    for index in steps:
         stepper.zero_grad()
         loss = net.loss(model, batches[int(index)])
         if not torch.isfinite(loss):
