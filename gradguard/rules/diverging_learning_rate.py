@@ -186,10 +186,12 @@ def ascending(run: RateRun, seen: Predictions) -> bool:
 def interval(observed: RateObservation) -> str:
     """The interval of the training limit as a text."""
     low, high = observed.low * observed.unit, observed.high * observed.unit
-    if observed.high == math.inf:
+    if observed.limit == math.inf:
         return f"every rate up to {max(run.lr for run in observed.runs):.2g} holds"
     if low == 0:
         return f"the training limit is below {high:.2g}"
+    if high == math.inf:
+        return f"the training limit is near {observed.limit * observed.unit:.2g}: {low:.2g} holds, above it the orders disagree"
     return f"the training limit is between {low:.2g} and {high:.2g}"
 
 

@@ -13,7 +13,7 @@ from gradguard.measurements.curvature import Curvature, GroupCurvature
 from gradguard.measurements.rate_longer import LongerRun
 from gradguard.measurements.rate_observation import RateObservation
 from gradguard.measurements.rate_predictions import Predictions
-from gradguard.rules.diverging_learning_rate import DivergingLearningRate
+from gradguard.rules.diverging_learning_rate import DivergingLearningRate, interval
 from tests.rules.rates import observed, run
 
 LOWER = run(0.1, 0.5)
@@ -112,6 +112,19 @@ def test_ascent_of_predictions() -> None:
     )
     for healthy in (replace(seen, after=2.5), replace(seen, kind="mse"), replace(seen, kind="", after=math.nan)):
         assert judge(observed(run(0.1, 0.5), run(1.0, 0.3), predictions=healthy)).status == "passed"
+
+
+@pytest.mark.parametrize(
+    ("bracket", "text"),
+    [
+        ({"low": 1.0, "limit": 2.0, "high": 3.0}, "the training limit is between 0.1 and 0.3"),
+        ({"low": 0.0, "limit": 0.0, "high": 0.1}, "the training limit is below 0.01"),
+        ({"low": 1.0, "limit": math.inf, "high": math.inf}, "every rate up to 0.1 holds"),
+        ({"low": 1.0, "limit": 2.0, "high": math.inf}, "the training limit is near 0.2: 0.1 holds, above it the orders disagree"),
+    ],
+)
+def test_the_interval_as_a_text(bracket: dict[str, float], text: str) -> None:
+    assert interval(observed(LOWER, run(1.0, 0.3), **bracket)) == text
 
 
 def test_no_rate_helps() -> None:
