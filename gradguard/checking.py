@@ -185,7 +185,7 @@ def _adapt(
         )
     if loss is not None:
         raise UsageError("loss= is for torch; a NumPy function with grad= returns the loss itself", todo="compose them in f")
-    from gradguard.adapters.numpy_function import adapt_numpy
+    from gradguard.adapters.numpy_adapt import adapt_numpy
 
     return nullcontext(adapt_numpy(f, inputs, grad=grad, vjp=vjp, kwargs=kwargs, wrt=wrt, seed=settings.seed, batched=batched))
 
@@ -300,7 +300,7 @@ def scenario_problem(scenario: Scenario, settings: Settings, *, name: str = "") 
             where=where,
             todo="give a torch module, or a dict of arrays with grad=lambda model, batch: ... that mirrors it",
         )
-    from gradguard.adapters.numpy_function import adapt_numpy_scenario
+    from gradguard.adapters.numpy_adapt import adapt_numpy_scenario
 
     return nullcontext(adapt_numpy_scenario(scenario, batch, seed=settings.seed))
 

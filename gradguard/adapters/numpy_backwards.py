@@ -14,7 +14,7 @@ from gradguard.adapters.numpy_call import differentiable
 from gradguard.errors import INTERRUPTS, UsageError
 
 if TYPE_CHECKING:
-    from gradguard.adapters.numpy_function import NumpyProblem
+    from gradguard.adapters.numpy_problem import NumpyProblem
 
 __all__ = ["numpy_backward_facts", "numpy_layout_faults"]
 

@@ -11,7 +11,8 @@ import pytest
 
 from gradguard import Scenario, UsageError
 from gradguard.adapters.base import Differentiable, Entrywise
-from gradguard.adapters.numpy_function import NumpyProblem, adapt_numpy, adapt_numpy_scenario
+from gradguard.adapters.numpy_adapt import adapt_numpy, adapt_numpy_scenario
+from gradguard.adapters.numpy_problem import NumpyProblem
 from gradguard.blocks import Entries, Tangent
 
 RNG = np.random.default_rng(20)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,74 +11,17 @@ from numpy.typing import NDArray
 
 from gradguard.adapters.backward_base import BackwardFacts, Fault
 from gradguard.adapters.base import BlockFacts, Counts, Identity, Outside
-from gradguard.adapters.nesting import children, flatten
 from gradguard.adapters.numpy_backwards import numpy_backward_facts, numpy_layout_faults, structured
 from gradguard.adapters.numpy_call import Call, differentiable
-from gradguard.adapters.numpy_gradient import Input, Matched, check_gradient, match_gradient
-from gradguard.adapters.numpy_phi import UNIT, Phi, Points
-from gradguard.adapters.numpy_random import RandomStates
-from gradguard.blocks import Block, Tangent, axis_name, draw, select_blocks, window_slices
+from gradguard.adapters.numpy_gradient import Matched, check_gradient, match_gradient
+from gradguard.adapters.numpy_inputs import inputs_with_blocks, whole_inputs
+from gradguard.adapters.numpy_mistakes import repeated_values, slice_shares, variants
+from gradguard.adapters.numpy_phi import Phi, Points
+from gradguard.adapters.numpy_tangents import components, directions, norm
+from gradguard.blocks import Block, Tangent, select_blocks
 from gradguard.errors import UsageError
-from gradguard.scenarios import Scenario
 
-__all__ = ["NumpyProblem", "adapt_numpy", "adapt_numpy_scenario"]
-
-def adapt_numpy(
-    f: Callable[..., Any],
-    inputs: Any,
-    *,
-    grad: Callable[..., Any] | None = None,
-    vjp: Callable[..., Any] | None = None,
-    kwargs: Mapping[str, Any] | None = None,
-    wrt: Sequence[str] | str | None = None,
-    seed: int = 0,
-    batched: bool | Callable[..., Any] | None = None,
-    names: Sequence[str] | None = None,
-    kind: str = "input",
-) -> NumpyProblem:
-    """A NumPy function with its gradient under test, as a problem.
-
-    ``inputs``: a tuple (positional), a dict (keyword), or one array or container. ``grad(*inputs)`` is the gradient of
-    a scalar-valued ``f``; ``vjp(cotangent, *inputs)`` is tested with a random signed cotangent over all outputs.
-    Complex blocks follow torch: the gradient is dL/dRe + i dL/dIm, and the slope along u is Re sum(conj(g) u).
-
-    ``batched``: True where ``f`` also takes every differentiated input with a leading axis (K, ...) and then returns
-    (K, ...); or a function that does. ``names`` replaces the inputs' names, ``""`` names their parts alone.
-
-    Raises:
-        UsageError: the check cannot be made as asked for; says what, where, and what to do.
-    """
-    if (grad is None) == (vjp is None):
-        raise UsageError(
-            "a NumPy function is checked against its hand-written gradient: one of grad and vjp" if grad is None
-            else "both grad and vjp are given",
-            todo="pass grad=g with g(*inputs) for a scalar-valued f, or vjp=h with h(cotangent, *inputs)",
-        )
-    backward, what = (grad, "grad") if grad is not None else (vjp, "vjp")
-    if not callable(backward):
-        raise UsageError(f"{what} must be a function, got {type(backward).__name__}")
-    stacked = f if batched is True else batched if callable(batched) else None
-    call = Call(f, inputs, kwargs, RandomStates(f, backward, stacked), names)
-    return NumpyProblem(call, backward, what, wrt=wrt, seed=seed, batched=stacked, kind=kind)
-
-
-def adapt_numpy_scenario(scenario: Scenario, batch: Any, *, seed: int = 0) -> NumpyProblem:
-    """A scenario whose model is a (nested) dict of arrays, bound to one batch; the blocks are named as in the model.
-
-    Raises:
-        UsageError: the scenario has no ``grad``, or ``adapt_numpy`` cannot use it.
-    """
-    grad = scenario.grad
-    if grad is None:
-        raise UsageError(
-            "the scenario's model is made of NumPy arrays, and it has no grad",
-            todo="gg.Scenario(..., grad=g) with g(model, batch) mirroring the model",
-        )
-    loss = scenario.loss
-    return adapt_numpy(
-        lambda model: loss(model, batch), (scenario.model,), grad=lambda model: grad(model, batch),
-        wrt=scenario.wrt, seed=seed, names=("",), kind="parameter",
-    )
+__all__ = ["NumpyProblem"]
 
 
 class NumpyProblem:
@@ -102,9 +45,9 @@ class NumpyProblem:
         if not named:
             raise UsageError("there is nothing to differentiate: no input is of a floating-point or complex type",
                              where=call.shown(), todo="pass floating-point arrays; integers and booleans are constants")
-        chosen = select_blocks(list(named), _whole_inputs(call, wrt))
+        chosen = select_blocks(list(named), whole_inputs(call, wrt))
         self.phi = Phi(call, self.counts, scalar=what == "grad", seed=seed, batched=batched)
-        self.inputs = _inputs(call, chosen)
+        self.inputs = inputs_with_blocks(call, chosen)
         first = self._backward()
         if wrt is None:  # an input that the gradient leaves out is a constant, and said to be
             chosen = [name for name in chosen if not self._is_left_out(name, first.left_out)]
@@ -155,8 +98,8 @@ class NumpyProblem:
             for block, u in self._directions(tangent).items():
                 gradient = self.gradients[block]
                 if gradient is not None:
-                    products = _components(gradient) * _components(u)
-                    slopes[k, block], norms[k, block] = np.sum(products), _norm(products)
+                    products = components(gradient) * components(u)
+                    slopes[k, block], norms[k, block] = np.sum(products), norm(products)
         return slopes, norms
 
     def facts(self) -> tuple[BlockFacts, ...]:
@@ -200,10 +143,10 @@ class NumpyProblem:
         nearby = [self.at(nudge, size).gradients for nudge in nudges]
         found: list[Outside] = []
         for block, own in enumerate(self.gradients):
-            others = [_components(g) for one in nearby if (g := one[block]) is not None]
+            others = [components(g) for one in nearby if (g := one[block]) is not None]
             if own is None or not others or not own.size:
                 continue
-            value, low, high = _components(own), np.fmin.reduce(others), np.fmax.reduce(others)
+            value, low, high = components(own), np.fmin.reduce(others), np.fmax.reduce(others)
             distance = np.maximum(np.maximum(low - value, value - high), 0.0)
             least = share * max(float(np.max(np.maximum(np.abs(low), np.abs(high)))), 1e-300)
             width = 2 if np.iscomplexobj(own) else 1
@@ -238,32 +181,16 @@ class NumpyProblem:
         return None
 
     def variants(self, block: int, tangent: Tangent) -> dict[str, float]:
-        """<g', u> for gradients g' that are a common mistake away from g: transposed, rows moved, and the like."""
-        g, u = self.gradients[block], self._directions(tangent).get(block)
-        if g is None or u is None or np.iscomplexobj(g) or g.ndim < 1:
-            return {}
-        found: dict[str, NDArray[Any]] = {}
-        for axis in range(g.ndim):
-            what = axis_name(axis, g.ndim)
-            found[f"{what} reversed"] = np.flip(g, axis)
-            found[f"{what} moved by one"] = np.roll(g, 1, axis)
-            found[f"{what} moved back by one"] = np.roll(g, -1, axis)
-        if g.ndim >= 2:
-            found["transposed"] = np.swapaxes(g.reshape(*g.shape[:-2], g.shape[-1], g.shape[-2]), -1, -2)
-        return {name: float(np.sum(other * u)) for name, other in found.items()}
+        """<g', u> for gradients g' that are a common mistake away from g."""
+        return variants(self.gradients[block], self._directions(tangent).get(block))
 
     def slice_shares(self, block: int, tangent: Tangent, axis: int, index: int) -> NDArray[np.float64]:
         """<g_j, u_index> for every slice j along an axis, shape (extent,)."""
-        g, u = self.gradients[block], self._directions(tangent).get(block)
-        if g is None or u is None or np.iscomplexobj(g) or g.ndim < 1:
-            return np.zeros(0)
-        flat = np.moveaxis(g, axis, 0).reshape(g.shape[axis], -1)
-        return np.asarray(flat @ np.take(u, index, axis).reshape(-1), dtype=np.float64)
+        return slice_shares(self.gradients[block], self._directions(tangent).get(block), axis, index)
 
     def repeated_indices(self) -> frozenset[int]:
         """The values that the integer inputs hold more than once."""
-        integers = [np.asarray(leaf.value) for leaf in self.call.original]
-        return frozenset(k for values in integers if values.dtype.kind in "iu" for k in _repeated(values))
+        return repeated_values(np.asarray(leaf.value) for leaf in self.call.original)
 
     def complex_slopes(self, tangents: Sequence[Tangent]) -> NDArray[np.float64] | None:
         """Im phi(x + i h u) / h with h = 1e-30, shape (K,): free of cancellation; None where it does not hold.
@@ -347,43 +274,7 @@ class NumpyProblem:
         ]
 
     def _directions(self, tangent: Tangent) -> dict[int, NDArray[Any]]:
-        """The tangent's values, block by block: float64 or complex128 arrays of the blocks' shapes."""
-        x, result = self._x(), {}
-        for block, scale in tangent.scales.items():
-            result[block] = _direction(x[block], tangent.seed, block, scale, tangent.relative)
-            if block in tangent.windows:
-                inside = window_slices(tangent.windows[block], np.ndim(x[block]))
-                part = np.zeros_like(result[block])
-                part[inside] = result[block][inside]
-                result[block] = part
-        for chosen in tangent.entries:
-            still = np.zeros(np.shape(x[chosen.block]), dtype=np.asarray(x[chosen.block]).dtype)
-            u = result.setdefault(chosen.block, still)
-            np.add.at(u.reshape(-1), np.asarray(chosen.indices, dtype=np.intp), np.asarray(chosen.values))
-        return result
-
-
-def _direction(x: Any, seed: int, block: int, scale: float, relative: float | None) -> NDArray[Any]:
-    is_complex = np.iscomplexobj(x)
-    size = int(np.size(x)) * (2 if is_complex else 1)
-    u = draw(seed, block, size).astype(np.float64) * (scale / UNIT)
-    u = (u.view(np.complex128) if is_complex else u).reshape(np.shape(x))
-    if relative is not None and np.size(x):
-        rms = _norm(x) / np.sqrt(np.size(x))
-        if rms > 0:
-            u = u * np.clip(np.abs(np.asarray(x)) / rms, relative, 1.0)
-    return u
-
-
-def _repeated(values: NDArray[Any]) -> list[int]:
-    found, counts = np.unique(values, return_counts=True)
-    return [int(k) for k in found[counts > 1][:1000]]
-
-
-def _components(g: NDArray[Any]) -> NDArray[np.float64]:
-    """The entries flat, complex ones as real and imaginary part."""
-    flat = np.ascontiguousarray(g).reshape(-1)
-    return np.asarray(flat.view(flat.real.dtype) if np.iscomplexobj(flat) else flat, dtype=np.float64)
+        return directions(tangent, self._x())
 
 
 def _fits_single(x: NDArray[Any]) -> bool:
@@ -396,17 +287,13 @@ def _dtype(x: Any) -> str:
     return str(np.asarray(x).dtype)
 
 
-def _norm(x: Any) -> float:
-    return float(np.linalg.norm(np.asarray(x).reshape(-1)))
-
-
 def _facts(gradient: NDArray[Any] | None, x: Any) -> BlockFacts:
-    rms = _norm(x) / max(1, np.size(x)) ** 0.5
+    rms = norm(x) / max(1, np.size(x)) ** 0.5
     if gradient is None:
         return BlockFacts(gradient_norm=0.0, value_rms=rms, missing=True, zero=True)
     bad = np.flatnonzero(~np.isfinite(gradient))
     return BlockFacts(
-        gradient_norm=_norm(gradient), value_rms=rms, zero=not gradient.any(), nonfinite=len(bad),
+        gradient_norm=norm(gradient), value_rms=rms, zero=not gradient.any(), nonfinite=len(bad),
         first_nonfinite=int(bad[0]) if len(bad) else None,
     )
 
@@ -423,28 +310,3 @@ def _difference(first: NDArray[Any] | None, second: NDArray[Any] | None) -> floa
     with np.errstate(all="ignore"):
         found = np.max(np.abs(first - second)[~same]) / np.max(np.abs(first[np.isfinite(first)]), initial=1e-300)
     return float(found) if np.isfinite(found) else float("inf")
-
-
-def _inputs(call: Call, chosen: Sequence[str]) -> tuple[Input, ...]:
-    wanted = frozenset(chosen)
-    return tuple(
-        Input(name=name, value=value, blocks=wanted & {leaf.name for leaf in flatten(value, name)})
-        for name, value in zip(call.names, call.inputs, strict=True)
-    )
-
-
-def _whole_inputs(call: Call, wrt: Sequence[str] | str | None) -> Sequence[str] | str | None:
-    """``wrt`` with the name of a whole container replaced by the names of its blocks."""
-    if wrt is None:
-        return None
-    result: list[str] = []
-    for pattern in [wrt] if isinstance(wrt, str) else wrt:
-        inside = [
-            leaf.name
-            for name, value in zip(call.names, call.inputs, strict=True)
-            if name == pattern and children(value) is not None
-            for leaf in flatten(value, name)
-            if differentiable(leaf.value)
-        ]
-        result += inside or [pattern]
-    return result
