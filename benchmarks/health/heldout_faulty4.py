@@ -14,21 +14,26 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name that everybody uses
 
 import gradguard as gg
-from benchmarks.health.heldout_data import adam, ce, mlp, mse, sgd, table
+from benchmarks.health.heldout_data import adam, ce, mlp, mse, sgd
 from benchmarks.health.heldout_nets import (
     VOCABULARY,
     Attention,
     Fn,
     Positions,
+    Quantised,
     Recurrent,
     Residual,
+    Segmenter,
     Table,
+    Variational,
+    Written,
     binary,
     block,
     by,
     changed,
     clusters,
     cnn,
+    digits_numpy,
     forever,
     freeze,
     graph,
@@ -100,16 +105,6 @@ case("weight decay of 5", "GG406 GG401", lambda: mlp(64, 32, 10), on("digits"), 
 case("decoupled weight decay of 100", "GG401 GG406 GG201", lambda: mlp(13, 24, 3), on("wine"), ce, use("AdamW", 1e-2, weight_decay=100.0), steps=200)
 
 
-class Variational(nn.Module):
-    def __init__(self, kl: float) -> None:
-        super().__init__()
-        self.encoder, self.decoder, self.kl = mlp(64, 48, 16), mlp(8, 48, 64), kl
-
-    def loss(self, x: Tensor, y: Tensor) -> Tensor:
-        mean, log_var = self.encoder(x).chunk(2, 1)
-        z = mean + torch.randn_like(mean) * (log_var / 2).exp()
-        kl = 0.5 * (mean.square() + log_var.exp() - log_var - 1).sum(1).mean()
-        return F.mse_loss(self.decoder(z), x) + self.kl * kl
 
 
 case("kl weight of 100", "GG406 GG204 GG207", lambda: Variational(100.0), on("digits"), own, adam(3e-3), steps=300)
@@ -281,16 +276,6 @@ class Experts(nn.Module):
 case("one expert takes all", "GG207", lambda: Experts(30.0), on("digits"), ce, adam(3e-3), steps=150)
 
 
-class Quantised(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.encoder, self.decoder, self.codes = mlp(64, 32, 4), mlp(4, 32, 64), nn.Embedding(32, 4)
-        nn.init.normal_(self.codes.weight, 50.0, 0.1)
-
-    def loss(self, x: Tensor, y: Tensor) -> Tensor:
-        z = self.encoder(x)
-        q = self.codes(torch.cdist(z, self.codes.weight).argmin(1))
-        return F.mse_loss(self.decoder(z + (q - z).detach()), x) + F.mse_loss(q, z.detach()) + 0.25 * F.mse_loss(z, q.detach())
 
 
 case("a codebook far from its encoder", "GG207 GG204", Quantised, on("digits"), own, adam(1e-3), steps=200)
@@ -359,42 +344,8 @@ loop("the discriminator's optimizer holds the generator", "GG303", lambda: nn.Mo
 # ---- NumPy nets with gradients by hand -------------------------------------------------------------------------------------------
 
 
-def digits_numpy(scale: float = 1.0) -> list[Any]:
-    x, y = (t.numpy().astype(float) for t in table("digits"))
-    return [(scale * x[i : i + 64], np.eye(10)[y[i : i + 64].astype(int)]) for i in range(0, 1536, 64)]
 
 
-class Written:
-    """A net of one hidden layer, softmax and cross-entropy, with its gradient by hand."""
-
-    def __init__(self, activation: str = "tanh", *, sign: float = 1.0, mean: bool = True, stable: bool = True) -> None:
-        self.activation, self.sign, self.mean, self.stable = activation, sign, mean, stable
-
-    def hidden(self, p: Any, x: Any) -> Any:
-        z = x @ p["w1"] + p["b1"]
-        return np.tanh(z) if self.activation == "tanh" else 1 / (1 + np.exp(-z)) if self.activation == "sigmoid" else np.maximum(z, 0)
-
-    def probabilities(self, p: Any, x: Any) -> Any:
-        z = self.hidden(p, x) @ p["w2"] + p["b2"]
-        e = np.exp(z - z.max(1, keepdims=True) if self.stable else z)
-        return e / e.sum(1, keepdims=True)
-
-    def loss(self, p: Any, batch: Any) -> Any:
-        with np.errstate(all="ignore"):
-            each = -(batch[1] * np.log(self.probabilities(p, batch[0]))).sum(1)
-        return each.mean() if self.mean else each.sum()
-
-    def grad(self, p: Any, batch: Any) -> Any:
-        x, y = batch
-        with np.errstate(all="ignore"):
-            h = self.hidden(p, x)
-            dz = self.sign * (self.probabilities(p, x) - y) / (len(x) if self.mean else 1)
-            slope = 1 - h * h if self.activation == "tanh" else h * (1 - h) if self.activation == "sigmoid" else h > 0
-            dh = dz @ p["w2"].T * slope
-        return {"w1": x.T @ dh, "b1": dh.sum(0), "w2": h.T @ dz, "b2": dz.sum(0)}
-
-    def activations(self, p: Any, batch: Any) -> Any:
-        return {"hidden": self.hidden(p, batch[0])}
 
 
 def numpy_case(name: str, codes: str, net: Written, scale: float, lr: float, data: float = 1.0, bias: float = 0.0) -> None:
@@ -414,16 +365,6 @@ numpy_case("numpy at 1e-8", "GG403", Written(), 0.1, 1e-8)
 # ---- segmentation, and nets inside nets --------------------------------------------------------------------------------------------
 
 
-class Segmenter(nn.Module):
-    def __init__(self, last: nn.Module) -> None:
-        super().__init__()
-        self.down, self.inner, self.up = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 16, 3, padding=1), nn.Conv2d(24, 1, 3, padding=1)
-        self.last = last
-
-    def forward(self, x: Tensor) -> Tensor:
-        a = F.relu(self.down(x))
-        b = F.relu(self.inner(F.max_pool2d(a, 2)))
-        return self.last(self.up(torch.cat([a, F.interpolate(b, scale_factor=2)], 1)))
 
 
 case("sigmoid before bce with logits in a u-net", "GG501", lambda: Segmenter(nn.Sigmoid()), made(squares, size=16), by(F.binary_cross_entropy_with_logits), adam(1e-2), steps=100)

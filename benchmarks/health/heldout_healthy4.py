@@ -16,21 +16,25 @@ from torch.nn.utils import parametrizations, prune
 
 import gradguard as gg
 from benchmarks.health.heldout_data import adam, ce, mlp, mse, sgd
-from benchmarks.health.heldout_faulty4 import Quantised, Segmenter, Variational, Written, digits_numpy
 from benchmarks.health.heldout_nets import (
     VOCABULARY,
     Batch,
     Data,
     Fn,
     Positions,
+    Quantised,
     Recurrent,
     Residual,
+    Segmenter,
     Table,
+    Variational,
+    Written,
     block,
     by,
     changed,
     clusters,
     cnn,
+    digits_numpy,
     forever,
     freeze,
     graph,

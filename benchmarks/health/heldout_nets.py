@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from sklearn import datasets
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name that everybody uses
 
-from benchmarks.health.heldout_data import LETTERS, Batch, Program, Setup, friedman, letters, moons, rows, table, xor
+from benchmarks.health.heldout_data import LETTERS, Batch, Program, Setup, friedman, letters, mlp, moons, rows, table, xor
 
 Net = Callable[[], Any]
 Data = Callable[[int], list[Batch]]
@@ -363,3 +364,77 @@ class Nothing:
 def use(name: str, lr: float, **more: Any) -> Callable[[Any], torch.optim.Optimizer]:
     """An optimizer of ``torch.optim`` by its name."""
     return partial(getattr(torch.optim, name), lr=lr, **more)
+
+
+class Variational(nn.Module):
+    def __init__(self, kl: float) -> None:
+        super().__init__()
+        self.encoder, self.decoder, self.kl = mlp(64, 48, 16), mlp(8, 48, 64), kl
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        mean, log_var = self.encoder(x).chunk(2, 1)
+        z = mean + torch.randn_like(mean) * (log_var / 2).exp()
+        kl = 0.5 * (mean.square() + log_var.exp() - log_var - 1).sum(1).mean()
+        return F.mse_loss(self.decoder(z), x) + self.kl * kl
+
+
+class Quantised(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.decoder, self.codes = mlp(64, 32, 4), mlp(4, 32, 64), nn.Embedding(32, 4)
+        nn.init.normal_(self.codes.weight, 50.0, 0.1)
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        z = self.encoder(x)
+        q = self.codes(torch.cdist(z, self.codes.weight).argmin(1))
+        return F.mse_loss(self.decoder(z + (q - z).detach()), x) + F.mse_loss(q, z.detach()) + 0.25 * F.mse_loss(z, q.detach())
+
+
+def digits_numpy(scale: float = 1.0) -> list[Any]:
+    x, y = (t.numpy().astype(float) for t in table("digits"))
+    return [(scale * x[i : i + 64], np.eye(10)[y[i : i + 64].astype(int)]) for i in range(0, 1536, 64)]
+
+
+class Written:
+    """A net of one hidden layer, softmax and cross-entropy, with its gradient by hand."""
+
+    def __init__(self, activation: str = "tanh", *, sign: float = 1.0, mean: bool = True, stable: bool = True) -> None:
+        self.activation, self.sign, self.mean, self.stable = activation, sign, mean, stable
+
+    def hidden(self, p: Any, x: Any) -> Any:
+        z = x @ p["w1"] + p["b1"]
+        return np.tanh(z) if self.activation == "tanh" else 1 / (1 + np.exp(-z)) if self.activation == "sigmoid" else np.maximum(z, 0)
+
+    def probabilities(self, p: Any, x: Any) -> Any:
+        z = self.hidden(p, x) @ p["w2"] + p["b2"]
+        e = np.exp(z - z.max(1, keepdims=True) if self.stable else z)
+        return e / e.sum(1, keepdims=True)
+
+    def loss(self, p: Any, batch: Any) -> Any:
+        with np.errstate(all="ignore"):
+            each = -(batch[1] * np.log(self.probabilities(p, batch[0]))).sum(1)
+        return each.mean() if self.mean else each.sum()
+
+    def grad(self, p: Any, batch: Any) -> Any:
+        x, y = batch
+        with np.errstate(all="ignore"):
+            h = self.hidden(p, x)
+            dz = self.sign * (self.probabilities(p, x) - y) / (len(x) if self.mean else 1)
+            slope = 1 - h * h if self.activation == "tanh" else h * (1 - h) if self.activation == "sigmoid" else h > 0
+            dh = dz @ p["w2"].T * slope
+        return {"w1": x.T @ dh, "b1": dh.sum(0), "w2": h.T @ dz, "b2": dz.sum(0)}
+
+    def activations(self, p: Any, batch: Any) -> Any:
+        return {"hidden": self.hidden(p, batch[0])}
+
+
+class Segmenter(nn.Module):
+    def __init__(self, last: nn.Module) -> None:
+        super().__init__()
+        self.down, self.inner, self.up = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 16, 3, padding=1), nn.Conv2d(24, 1, 3, padding=1)
+        self.last = last
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = F.relu(self.down(x))
+        b = F.relu(self.inner(F.max_pool2d(a, 2)))
+        return self.last(self.up(torch.cat([a, F.interpolate(b, scale_factor=2)], 1)))
