@@ -154,7 +154,7 @@ def _user_line() -> str | None:
         path = frame.f_code.co_filename
         if path.endswith("torch/autograd/function.py") and frame.f_code.co_name == "apply":
             return None
-        if path.endswith("gradguard/adapters/torch_adapt.py"):
+        if path.endswith("gradguard/adapters/torch_binding.py"):
             break
         if line is None and is_users(path):
             line = f"{path}:{frame.f_lineno}"
