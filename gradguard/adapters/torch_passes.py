@@ -182,9 +182,7 @@ class TorchPasses(TorchPlacement):
             self.session.learn(self.habits)
         try:
             first = self._plain_outputs()
-        except UsageError:
-            raise
-        except INTERRUPTS:
+        except (UsageError, *INTERRUPTS):
             raise
         except Exception:  # it takes gradients inside, or hooks its activations: it only runs with a graph
             self.grad_mode = True
