@@ -193,5 +193,5 @@ def _kind(value: Any) -> str:
     if isinstance(value, tuple | list):
         return f"a {type(value).__name__} of {len(value)}"
     if isinstance(value, np.ndarray | np.generic):
-        return f"an array of shape {value.shape}"
+        return f"an array of {'objects, ' if value.dtype == object else ''}shape {value.shape}"
     return "None" if value is None else f"a {type(value).__name__}"

@@ -370,6 +370,10 @@ REFUSED = [
     (loss, (PARAMS, X, Y), {"grad": g(lambda d: {"dW": d["W"], "db": d["b"]})}, ["params.dW, which is no part of params"]),
     (loss, (PARAMS, X, Y), {"grad": g(lambda d: {"params": d, "z": 0})}, ["names 'z', which is no input"]),
     (loss, (PARAMS, X, Y), {"grad": g(lambda d: d["W"])}, ["returned an array of shape (4, 3) for params, which is a dict"]),
+    (
+        lambda x: float(sum(x)), np.array([1.0, 2.0], dtype=object), {"grad": lambda x: np.ones(2)},
+        ["an array of shape (2,) for x, which is an array of objects, shape (2,)"],
+    ),
     (loss, (PARAMS, X, Y), {"grad": g(lambda d: None)}, ["no gradient for any input"]),
     (loss, (PARAMS, X, Y), {"grad": g(lambda d: {**d, "W": d["W"].T})}, ["shape (3, 4) for params.W", "transposed"]),
     (
