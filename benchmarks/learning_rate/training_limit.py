@@ -1,6 +1,6 @@
 """The training limit from at most ten runs, against one found with 5 seeds and 300 steps; and the verdict GG401.
 
-    python -m benchmarks.learning_rate.training_limit [--sample | --held-out SEED [--count N]]
+    python -m benchmarks.learning_rate.training_limit [--sample | --held-out SEED [--count N]] [--only NAME]
 
 The yardsticks share no code with gradguard: a plain loop, rates by decades and then by factors of 1.33. A rate fails where
 most of 5 seeds (initialisation and order of batches) end not finite, or (``half``) have not covered half of the way from
@@ -120,11 +120,12 @@ def scenario_at(net: Net, optimizer: str, lr: float, seed: int = 0, select: str 
 def pairs_of(arguments: argparse.Namespace) -> Iterator[tuple[Net, str]]:
     """The nets and optimizers that are asked for."""
     if arguments.held_out is not None:
-        yield from (draw(arguments.held_out + i) for i in range(arguments.count))
+        drawn = (draw(arguments.held_out + i) for i in range(arguments.count))
+        yield from ((net, name) for net, name in drawn if arguments.only in f"{net.name} {name}")
         return
     every = [(net, name) for i, net in enumerate(NETS) for j, name in enumerate(OPTIMIZERS) if (i + j) % 3 == 0]
     for net, name in [pair for pair in every if "mlp" in pair[0].name][::2] if arguments.sample else every:
-        if arguments.only in net.name:
+        if arguments.only in f"{net.name} {name}":
             yield net, name
 
 
@@ -182,7 +183,7 @@ def main() -> None:
     parser.add_argument("--sample", action="store_true", help="a few small nets only")
     parser.add_argument("--held-out", type=int, default=None, metavar="SEED", help="nets drawn from this seed on")
     parser.add_argument("--count", type=int, default=28, help="how many are drawn")
-    parser.add_argument("--only", default="", help="part of a net's name")
+    parser.add_argument("--only", default="", help="part of a net's name and its optimizer's, like 'b64 Adam'")
     parser.add_argument("--minutes", type=float, default=math.inf, help="no further net after so many minutes")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

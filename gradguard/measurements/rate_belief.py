@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["likely_limit"]
+__all__ = ["chance_below", "likely_limit"]
 
 STEP = 0.02
 """Of the grid, in decades."""
@@ -33,6 +33,20 @@ def likely_limit(held: float, seen: Sequence[tuple[float, bool]], ceiling: float
     ``held`` is the largest factor that a short run holds, ``seen`` are the factors of longer runs and whether each diverged,
     ``ceiling`` is a factor that is certainly too high.
     """
+    grid, mass = _belief(held, seen, ceiling)
+    return float(10.0 ** grid[np.searchsorted(mass, 0.5)])
+
+
+def chance_below(factor: float, held: float, seen: Sequence[tuple[float, bool]]) -> float:
+    """How likely the limit is below a factor on the user's rates, from 0 to 1; the rest is as in :func:`likely_limit`."""
+    grid, mass = _belief(held, seen, math.inf)
+    return float(np.interp(math.log10(factor), grid, mass))
+
+
+def _belief(
+    held: float, seen: Sequence[tuple[float, bool]], ceiling: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """A grid of decimal logarithms of the limit, and how likely the limit is at or below each of them; both of shape (G,)."""
     start = math.log10(held)
     grid: NDArray[np.float64] = np.arange(start - 6.0, start + 6.0, STEP)
     log = -np.abs(grid - start - ABOVE) / SCALE
@@ -41,4 +55,4 @@ def likely_limit(held: float, seen: Sequence[tuple[float, bool]], ceiling: float
         log += np.log(lost if diverged else 1 - lost)
     log[grid > math.log10(ceiling)] = -math.inf
     mass = np.cumsum(np.exp(log - np.max(log)))
-    return float(10.0 ** grid[np.searchsorted(mass, 0.5 * mass[-1])])
+    return grid, mass / mass[-1]

@@ -8,13 +8,19 @@ from typing import ClassVar
 from gradguard.adapters.base import Problem, Settings
 from gradguard.adapters.rates_base import RateProblem
 from gradguard.measurements.base import Evidence, Measurement, Unavailable, the
+from gradguard.measurements.rate_belief import chance_below
 from gradguard.measurements.rate_observation import RateObservation
 from gradguard.measurements.rate_predictions import Predictions, predictions_of
 from gradguard.measurements.rate_runs import losses_before, observed, thrown_away
 from gradguard.measurements.rate_search import horizon
 from gradguard.measurements.rate_verdict import RateLimits, RateRun, best_below, scale_of, verdict
 
-__all__ = ["LongerRun", "measure"]
+__all__ = ["LongerRun", "measure", "settled"]
+
+FEWEST, MOST = 2, 5
+"""Orders of the batches that a rate in doubt is run in."""
+SURE = 0.95
+"""So likely is what most of the orders say, with all else that was seen, where no further one is asked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +28,9 @@ class LongerRun(Measurement):
     """The run at the user's rate again, several times as long, and what it is compared with.
 
     ``reference`` is the best lower rate's run of the same length, where the short run looked diverged. ``again`` is the
-    same with the batches in other orders: one where divergence is suspected, and a second where the two disagree, because
-    a rate that is too high comes back by chance, and one that holds may be thrown off once.
+    same with the batches in other orders: one where divergence is suspected, and up to four where they disagree with each
+    other or with the runs at other rates, because a rate that is too high comes back by chance, and one that holds may be
+    thrown off once.
     """
 
     name: ClassVar[str] = "rate_longer"
@@ -39,6 +46,17 @@ class LongerRun(Measurement):
         if 2 * len(bad) <= len(reasons):
             return ""
         return bad[0] if reasons[0] else f"with the batches in another order {bad[0]}"
+
+
+def settled(bad: list[bool], below: float) -> bool:
+    """Whether no further order is asked, after those that diverged or not; ``below``: how likely the limit is below the rate.
+
+    Most orders must agree with everything else that was seen: two that come back do not outweigh many runs at lower rates
+    that were lost, nor two that are thrown off many at higher rates that held.
+    """
+    if len(bad) < FEWEST or 2 * sum(bad) == len(bad):
+        return False
+    return len(bad) >= MOST or (below > SURE if 2 * sum(bad) > len(bad) else below < 1 - SURE)
 
 
 def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tuple[str, ...]) -> Measurement:
@@ -65,8 +83,9 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
     doubt = doubt or own.late_rise > limits.rise * scale_of(found.runs, found.worth)
     again: list[RateRun] = []
     if doubt and problem.training.batch_count > 1 and not (own.stopped and not own.losses):
+        held, seen = found.seen(limits)
         bad = [bool(verdict(own, compared, found.worth, limits))]
-        while len(again) < 2 and bad.count(True) < 2 and bad.count(False) < 2:
+        while not settled(bad, chance_below(1.0, held, [*seen, *((1.0, lost) for lost in bad)])):
             run = observed(problem, 1.0, longer, settings.seed, len(again) + 1, before, until=until)
             again.append(replace(run, long=True))
             bad.append(bool(verdict(again[-1], compared, found.worth, limits)))

@@ -67,6 +67,16 @@ class RateObservation(Measurement):
         held = [run for run in self.runs if not run.stopped and run.factor <= max(self.low, 0.0)]
         return max(held, key=lambda run: run.gain, default=None)
 
+    def seen(self, limits: RateLimits) -> tuple[float, list[tuple[float, bool]]]:
+        """What is to be believed of the limit: the largest factor that a short run holds, and which longer runs diverged.
+
+        Where no short run holds, a tenth of the lowest factor stands for the first.
+        """
+        lost = [(run, bool(verdict(run, self.runs, self.worth, limits))) for run in self.runs]
+        held = [run.factor for run, diverged in lost if not run.long and not diverged]
+        lowest = min((run.factor for run in self.runs), default=1.0)
+        return max(held, default=lowest / 10.0), [(run.factor, diverged) for run, diverged in lost if run.long]
+
     def doubt(self, limits: RateLimits) -> str:
         """Why the run at the user's rate should be made longer before it is judged; empty where there is no reason to."""
         run = self.own

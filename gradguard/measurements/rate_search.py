@@ -63,18 +63,32 @@ class RateSearch:
         if self.broken:
             return
         self._short(0.1)
-        self._down_to_learning()
+        self._down_to_a_measure()
         self._decades()
         self._bracket()
         if self.problem.plan.refine and self.low > 0:
             self._refine()
 
-    def _down_to_learning(self) -> None:
-        """Where rates move the weights and learn nothing, perhaps all are too high: further down, until one learns."""
+    def _down_to_a_measure(self) -> None:
+        """Further down, until some run shows what a rate that is not too high gains."""
         factor = 0.1
-        while factor > 2 * DEPTH and self.short[factor].movement > LITTLE and not any(map(self._learns, self.short.values())):
+        while factor > 2 * DEPTH and self.short[factor].movement > LITTLE and not self._measured(factor):
             factor /= 10.0
             self._short(factor)
+
+    def _measured(self, factor: float) -> bool:
+        """Whether the runs down to this factor show what there is to gain, or all of them may be too high.
+
+        They may where none learns; where the lowest was thrown off its way, too; and where it gains no less than the next
+        higher one: on a plateau all rates gain the same, what guessing gains. A run that gains half of the loss is measure
+        enough, for nothing gains twice as much.
+        """
+        if any(self._learns(run, HALF) for run in self.short.values()):
+            return True
+        low, higher = self.short[factor], self.short[10.0 * factor]
+        thrown = low.rise > RateLimits().rise * scale_of(self.runs, self.worth)
+        level = not higher.stopped and low.gain + low.error >= higher.gain
+        return any(map(self._learns, self.short.values())) and not thrown and not level
 
     def _learns(self, run: RateRun, share: float = LEARNT) -> bool:
         return not run.stopped and run.gain - run.error > share * run.level

@@ -179,6 +179,9 @@ def verdict(run: RateRun, runs: Sequence[RateRun], worth: float, limits: RateLim
         return f"the same batches' loss ends {-gain:.3g} above where it began"
     if run.overshoot > limits.overshoot * scale:
         return f"most steps raise the loss of the batch that they were made for, by {run.overshoot:.3g}"
+    thrown = run.rise > limits.rise * scale  # what has blown up gets no benefit of the doubt
+    if thrown and gain + run.error < -limits.worse * scale:
+        return f"the loss rose by {run.rise:.3g}, and ends {-gain:.3g} above where it began"
     lower = best_below(run, runs)
     if lower is None:
         return ""
@@ -187,7 +190,9 @@ def verdict(run: RateRun, runs: Sequence[RateRun], worth: float, limits: RateLim
         return ""
     error = min(run.error, NOISE * known)  # a loss that jumps by more than there is to gain is no excuse
     where = f"where lr {lower.lr:.3g} gains {known:.3g}"
-    if run.rise > limits.rise * scale and gain < limits.recovered * known:  # what has blown up gets no benefit of the doubt
+    if thrown and run.mean_gain < 0:
+        return f"the loss rose by {run.rise:.3g}, and its last steps are on average {-run.mean_gain:.3g} above where it began"
+    if thrown and gain < limits.recovered * known:
         return f"the loss rose by {run.rise:.3g} and came back to a gain of {gain:.3g}, {where}"
     if gain + error < (limits.recovered if run.long else limits.reached) * known:
         return f"it gains {max(gain, 0.0):.3g}, {where}"
