@@ -190,8 +190,6 @@ def verdict(run: RateRun, runs: Sequence[RateRun], worth: float, limits: RateLim
         return ""
     error = min(run.error, NOISE * known)  # a loss that jumps by more than there is to gain is no excuse
     where = f"where lr {lower.lr:.3g} gains {known:.3g}"
-    if thrown and run.mean_gain < 0:
-        return f"the loss rose by {run.rise:.3g}, and its last steps are on average {-run.mean_gain:.3g} above where it began"
     if thrown and gain < limits.recovered * known:
         return f"the loss rose by {run.rise:.3g} and came back to a gain of {gain:.3g}, {where}"
     if gain + error < (limits.recovered if run.long else limits.reached) * known:

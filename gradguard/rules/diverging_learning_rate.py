@@ -91,7 +91,9 @@ class DivergingLearningRate(Rule):
             worse=self.worse, rise=self.rise, recovered=self.recovered, reached=self.reached, overshoot=self.overshoot
         )
         if ascending(run, observed.predictions) and not verdict(run, observed.runs, observed.worth, limits):
-            return Outcome(status="failed", findings=(self._ascent(observed),), margin=math.inf)
+            unlearnt = self._unlearnt(observed, evidence)
+            if unlearnt is not None:
+                return unlearnt
         reason = suspect = observed.doubt(limits)
         if suspect and not run.stopped:
             if observed.objective in ONLY_FINITE:
@@ -110,6 +112,17 @@ class DivergingLearningRate(Rule):
             found = self._unbounded(observed, evidence, reason) or self._diverged(observed, evidence, reason)
             return Outcome(status="failed", findings=(found,), margin=margin)
         return self.outcome(self._at_the_edge(observed, evidence), margin=margin)
+
+    def _unlearnt(self, observed: RateObservation, evidence: Evidence) -> Outcome | None:
+        """Predictions that got worse while the loss fell, confirmed by a longer run: its last step may be an unlucky one."""
+        if LongerRun.name not in evidence:
+            reason = "the loss falls while the predictions get worse"
+            return Outcome(status="inconclusive", reason=reason, requests=(Request(measurement=LongerRun.name),))
+        longer: LongerRun | None = the(evidence, LongerRun)
+        seen = observed.predictions if longer is None or not longer.predictions.kind else longer.predictions
+        if longer is None or longer.run.stopped or ascending(longer.run, seen):
+            return Outcome(status="failed", findings=(self._ascent(observed, seen),), margin=math.inf)
+        return None
 
     def _diverged(self, observed: RateObservation, evidence: Evidence, reason: str) -> Finding:
         where = interval(observed)
@@ -145,8 +158,7 @@ class DivergingLearningRate(Rule):
             hint="look at the sign of the loss; a lower rate only takes longer",
         )
 
-    def _ascent(self, observed: RateObservation) -> Finding:
-        seen = observed.predictions
+    def _ascent(self, observed: RateObservation, seen: Predictions) -> Finding:
         return self.finding(
             f"{observed.optimizer} at lr {observed.unit:.4g} lowers the loss while the predictions get worse: "
             f"{seen.kind.replace('_', '-')} {seen.before:.3g} -> {seen.after:.3g}, guessing gives {seen.prior:.3g}",
