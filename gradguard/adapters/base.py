@@ -95,13 +95,15 @@ class Outside:
 class Cut:
     """A place where a value leaves the graph: file and line, the operation, how often it happens in one pass.
 
-    ``declared``: under ``no_grad``, which says that no gradient is wanted there.
+    ``declared``: under ``no_grad``, which says that no gradient is wanted there. ``surrogate``: the name of a custom function
+    whose forward is a staircase, so that its backward is meant to be no derivative.
     """
 
     location: str
     operation: str
     declared: bool = False
     count: int = 1
+    surrogate: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

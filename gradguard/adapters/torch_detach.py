@@ -2,7 +2,8 @@
 
 A function mode sees every torch function. One that takes a tensor that requires a gradient and returns a floating tensor
 (or a number) that does not has cut the graph: ``detach``, ``.data``, ``no_grad``, ``item``. What happens inside a custom
-``autograd.Function`` is no cut: its backward answers for it.
+``autograd.Function`` is no cut: its backward answers for it; but one whose forward is a staircase is held as what its backward
+says (``torch_surrogates.py``).
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from gradguard.adapters.base import Cut
 from gradguard.adapters.nesting import flatten
 from gradguard.adapters.torch_frames import is_users
 from gradguard.adapters.torch_leaves import differentiable
+from gradguard.adapters.torch_nodes import applied_through, caller
+from gradguard.adapters.torch_surrogates import Surrogate, surrogate_of
 
-__all__ = ["CutMode", "Moment", "holding"]
+__all__ = ["SURROGATE", "CutMode", "Moment", "holding"]
 
 CONSTANT = {
     "zeros_like",
@@ -37,7 +40,8 @@ CONSTANT = {
     "new_full",
     "new_tensor",
 }
-
+SURROGATE = "surrogate gradient of"
+"""How a cut's operation begins where a custom function's backward stands in for a derivative that is 0."""
 
 ASKING = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
 
@@ -55,6 +59,7 @@ class Moment:
     operation: str
     declared: bool = False
     mask: torch.Tensor | None = None
+    surrogate: Surrogate | None = None
 
 
 class CutMode(TorchFunctionMode):
@@ -64,6 +69,7 @@ class CutMode(TorchFunctionMode):
         super().__init__()
         self.replay = replay
         self.moments: list[Moment] = []
+        self._asking = False
 
     def __enter__(self) -> CutMode:
         # A function of torch.nn.functional is one call to a mode, whatever it does inside (gumbel_softmax detaches):
@@ -71,15 +77,20 @@ class CutMode(TorchFunctionMode):
         functional = torch.nn.functional.__dict__
         self._hidden = {name: functional[name] for name in ASKING if name in functional}
         functional.update(dict.fromkeys(self._hidden, _no))
+        self._functions = applied_through(self._applied)
+        self._functions.__enter__()
         super().__enter__()  # type: ignore[no-untyped-call]  # torch's own, without types
         return self
 
     def __exit__(self, kind: Any, value: Any, trace: Any) -> None:
         super().__exit__(kind, value, trace)  # type: ignore[no-untyped-call]  # torch's own, without types
+        self._functions.__exit__(kind, value, trace)
         torch.nn.functional.__dict__.update(self._hidden)
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
+        if self._asking:
+            return result
         if "fake_quant" in getattr(func, "__name__", "") and isinstance(result, torch.Tensor) and result.requires_grad:
             return self._straight_through(args[0], result)
         if func is torch.autograd.grad and isinstance(result, tuple):  # without create_graph: as if detached (first-order MAML)
@@ -90,6 +101,35 @@ class CutMode(TorchFunctionMode):
         if operation == "__get__":
             operation = getattr(getattr(func, "__self__", None), "__name__", "attribute")
         return self._cut(result, operation)
+
+    def _applied(self, function: type[torch.autograd.Function], args: tuple[Any, ...], go: Callable[[], Any]) -> Any:
+        """A call of a custom function: as it is, or as its backward says where its forward is a staircase."""
+        if self._asking:
+            return go()
+        position = len(self.moments)
+        operation = f"{SURROGATE} {function.__name__}"
+        if self.replay is None:
+            result, found = go(), self._asked(function, args)
+            if found is not None:
+                self.moments.append(Moment(_values(result), caller(), operation, surrogate=found))
+            return result
+        kept = self.replay[position] if position < len(self.replay) else None
+        if kept is None or kept.operation != operation or kept.surrogate is None or not kept.surrogate.fits(args):
+            return go()
+        self.moments.append(kept)
+        self._asking = True
+        try:
+            return kept.surrogate(args)
+        finally:
+            self._asking = False
+
+    def _asked(self, function: type[torch.autograd.Function], args: tuple[Any, ...]) -> Surrogate | None:
+        """The call as a surrogate; what is done to find that out is no part of the pass."""
+        self._asking = True
+        try:
+            return surrogate_of(function, args)
+        finally:
+            self._asking = False
 
     def _cut(self, result: Any, operation: str) -> Any:
         """The value that has left the graph, or the one that is held in its place."""
@@ -135,6 +175,12 @@ class CutMode(TorchFunctionMode):
         return any(isinstance(v, torch.Tensor) and v.requires_grad for v in given)
 
 
+def _values(result: Any) -> Any:
+    """The first tensor of what a function returned, for what the blocks change in it."""
+    first = result[0] if isinstance(result, tuple) else result
+    return first.detach().clone()
+
+
 def _loose(value: Any) -> bool:
     """Whether a tensor could carry a gradient, and has none."""
     return isinstance(value, torch.Tensor) and not value.requires_grad and differentiable(value) and bool(value.numel())
@@ -174,6 +220,10 @@ def changed(base: list[Moment], moved: list[Moment]) -> list[Moment]:
     return result
 
 
+def _surrogate(operation: str) -> str:
+    return operation.removeprefix(SURROGATE).strip() if operation.startswith(SURROGATE) else ""
+
+
 def as_cuts(moments: list[Moment]) -> tuple[Cut, ...]:
     """The places, each once, in the order of the pass."""
     count: dict[tuple[str, str, bool], int] = {}
@@ -181,7 +231,8 @@ def as_cuts(moments: list[Moment]) -> tuple[Cut, ...]:
         key = (moment.location, moment.operation, moment.declared)
         count[key] = count.get(key, 0) + 1
     return tuple(
-        Cut(location=where, operation=what, declared=declared, count=n) for (where, what, declared), n in count.items()
+        Cut(location=where, operation=what, declared=declared, count=n, surrogate=_surrogate(what))
+        for (where, what, declared), n in count.items()
     )
 
 

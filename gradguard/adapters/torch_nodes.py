@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,9 @@ from gradguard.adapters.torch_leaves import differentiable, graph_leaves
 if TYPE_CHECKING:
     from gradguard.adapters.torch_modules import TorchModuleProblem
 
-__all__ = ["NodeCall", "record_nodes"]
+__all__ = ["NodeCall", "applied_through", "caller", "record_nodes"]
+
+Applied = Callable[[type[torch.autograd.Function], tuple[Any, ...], Callable[[], Any]], Any]
 
 MOST = 64
 """Calls that are kept: arguments take memory."""
@@ -67,37 +69,48 @@ def record_nodes(problem: TorchModuleProblem) -> list[NodeCall]:
                 origins.append(block.name if block is not None and known else "")
             copies.append(copy)
         module = next((path for path in reversed(stack) if path), "")
-        facts = Node(name=function.__name__, module=module, location=_caller(), origins=tuple(origins), direct=tuple(direct))
+        facts = Node(name=function.__name__, module=module, location=caller(), origins=tuple(origins), direct=tuple(direct))
         found.append(NodeCall(function, tuple(copies), facts))
 
-    with problem._hooked(problem.children, enter, leave), _watched(seen):
+    def shown(function: type[torch.autograd.Function], args: tuple[Any, ...], go: Callable[[], Any]) -> Any:
+        seen(function, args)
+        return go()
+
+    with problem._hooked(problem.children, enter, leave), applied_through(shown):
         problem.session.call(problem.call, problem.habits, grad=True)
     problem.counts.forwards += problem.share
     return found
 
 
 @contextmanager
-def _watched(seen: Any) -> Iterator[None]:
-    """Every ``Function.apply`` of this pass is shown to ``seen`` first; afterwards it is not.
+def applied_through(handle: Applied) -> Iterator[None]:
+    """Every ``Function.apply`` of this pass goes through ``handle(function, args, go)``; afterwards it does not.
 
-    ``Function.apply`` asks its base class, and that is where we look: users keep ``MyFunction.apply`` under another name,
-    which what is put into ``Function`` itself would not reach.
+    ``go()`` makes the call. ``Function.apply`` asks its base class, and that is where we look: users keep ``MyFunction.apply``
+    under another name, which what is put into ``Function`` itself would not reach.
     """
     base: Any = torch.autograd.Function.__mro__[1]
+    before = base.__dict__.get("apply")
 
     def apply(cls: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
+        def go() -> Any:
+            return super(base, cls).apply(*args, **kwargs)
+
         if not kwargs and issubclass(cls, torch.autograd.Function):  # torch.func makes classes of its own
-            seen(cls, args)
-        return super(base, cls).apply(*args, **kwargs)
+            return handle(cls, args, go)
+        return go()
 
     base.apply = classmethod(apply)
     try:
         yield
     finally:
-        del base.apply
+        if before is None:
+            del base.apply
+        else:
+            base.apply = before
 
 
-def _caller() -> str:
+def caller() -> str:
     """``file:line`` of the code that called ``apply``."""
     frame = sys._getframe(2)
     while frame is not None:

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from gradguard.adapters.base import Differentiable, Modular, Nodal, Problem, Settings
+from gradguard.adapters.base import Cut, Differentiable, Modular, Nodal, Problem, Settings
 from gradguard.measurements.base import Evidence, Measurement, the
 from gradguard.measurements.block_results import Gradients
 from gradguard.measurements.comparison import compare
@@ -79,7 +79,7 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
     wrong = [r.block.name for r in gradients.wrong if r.block.name not in explained] if gradients is not None else []
     if not wrong or not isinstance(problem, Differentiable):
         return Localisation(reason="nothing is wrong that is not explained")
-    search = _Guilt(problem, settings, wrong)
+    search = _Guilt(problem, settings, wrong, detached.cuts if detached is not None else ())
     search.nodes()
     if not search.places and not search.inputs:
         search.modules()
@@ -93,10 +93,11 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
 class _Guilt:
     """The search for what is wrong by itself, from the custom functions to the modules to the blocks."""
 
-    def __init__(self, problem: Differentiable, settings: Settings, wrong: list[str]) -> None:
+    def __init__(self, problem: Differentiable, settings: Settings, wrong: list[str], cuts: tuple[Cut, ...] = ()) -> None:
         self.problem = problem
         self.settings = settings
         self.wrong = wrong
+        self.cuts = cuts
         self.places: list[Place] = []
         self.inputs: list[Place] = []
         self.located = False
@@ -122,6 +123,8 @@ class _Guilt:
         if not isinstance(self.problem, Nodal) or not isinstance(self.problem, Modular):
             return
         for k, node in enumerate(self.problem.nodes()[:NODES]):
+            if any(cut.surrogate == node.name and cut.location == node.location for cut in self.cuts):
+                continue
             alone = self.problem.node_problem(k)
             if alone is None or not self.fails(alone):
                 continue

@@ -21,7 +21,8 @@ class DetachedGradient(Rule):
     What it does:
         Where a gradient differs from the slopes, runs the function again with every value that left the graph
         (``detach``, ``.data``, ``no_grad``, ``item``) held at what it is at the point. If the gradient agrees then, it is
-        not wrong but cut.
+        not wrong but cut. A custom function whose value is a staircase (rounding, sign, spikes) has the derivative 0, so that
+        a backward that is not 0 is meant: it is replaced by what its backward says, f(x0) + J (x - x0).
 
     Why is this bad:
         A cut in the wrong place stops training of everything before it, without a sign.
@@ -36,6 +37,10 @@ class DetachedGradient(Rule):
 
     Options:
         partial_is_error: count a cut that leaves part of the gradient as an error, too.
+
+    References:
+        Bengio et al. 2013, Estimating or propagating gradients through stochastic neurons (arXiv:1308.3432); Neftci et al.
+        2019, Surrogate gradient learning in spiking neural networks (arXiv:1901.09948).
     """
 
     code: ClassVar[str] = "GG113"
@@ -62,16 +67,28 @@ class DetachedGradient(Rule):
         return self.outcome(findings)
 
     def _of(self, r: BlockResult, detached: Detached, severity: Severity, count: int = 1) -> Finding:
-        cut = detached.cuts[0] if detached.cuts else None
+        lost = r.missing or not r.analytical
+        fitting = [c for c in detached.cuts if bool(c.surrogate) != lost]
+        cut = next(iter((*fitting, *detached.cuts)), None)
         where = f"{cut.location} ({cut.operation})" if cut is not None else ""
-        others = [f"{c.location} ({c.operation})" for c in detached.cuts[1:4]]
-        loss = "loses all of its gradient" if r.missing or not r.analytical else "loses part of its gradient"
-        blocks = r.block.name if count == 1 else f"{r.block.name} and {count - 1} more blocks"
+        others = [f"{c.location} ({c.operation})" for c in detached.cuts if c is not cut][:3]
+        further = f"; further cuts at {', '.join(others)}" if others else ""
+        loss = "loses all of its gradient" if lost else "loses part of its gradient"
+        blocks = r.block.name if count == 1 else f"{r.block.name} and {count - 1} more"
+        if cut is not None and cut.surrogate:
+            return self.finding(
+                f"{blocks}: its gradient passes {cut.surrogate}, whose value is a staircase: that backward is no derivative",
+                severity=severity, block=r.block.name, module=r.block.module or "", location=cut.location, observed=r.z,
+                count=count, pattern="surrogate",
+                evidence="small moves of its argument do not change its value; with the function that its backward belongs to "
+                f"in its place, the gradient agrees{further}",
+                likely="a surrogate or straight-through gradient",
+                hint="nothing, where it is meant: then ignore the block with the reason",
+            )
         return self.finding(
             f"{blocks}: {loss} where a value leaves the graph, at {where}",
             severity=severity, block=r.block.name, module=r.block.module or "", location=where, observed=r.z, count=count,
-            pattern="detached", evidence="the gradient agrees once the detached values are held fixed"
-            + (f"; further cuts at {', '.join(others)}" if others else ""),
+            pattern="detached", evidence=f"the gradient agrees once the detached values are held fixed{further}",
             likely="a detach, .data, .item() or no_grad between the block and the loss",
             hint="remove it; or, where it is meant, ignore the block with the reason",
         )

@@ -1,0 +1,150 @@
+"""Custom functions whose value is a staircase: their backward is a surrogate, and what is around them is compared all the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+import gradguard as gg
+from gradguard.adapters.torch_surrogates import surrogate_of
+
+
+class Rounded(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.round()
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return g
+
+
+class Spike(torch.autograd.Function):
+    """Not to be differentiated twice, as many are written."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return (x > 0).to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return g / (1 + 5 * x.abs()) ** 2
+
+
+class LearnedStep(torch.autograd.Function):
+    """Esser et al. 2020 (arXiv:1902.08153): the step itself is learnt, and changes the value smoothly."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, step: Tensor) -> Tensor:
+        ctx.save_for_backward(x, step)
+        return (x / step).round() * step
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor]:
+        x, step = ctx.saved_tensors
+        return g, (g * ((x / step).round() - x / step)).sum().reshape(step.shape)
+
+
+class Clipped(torch.autograd.Function):
+    """A backward that forgets the limits: a wrong gradient, not a surrogate."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clamp(-0.5, 0.5)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return g
+
+
+class Doubled(torch.autograd.Function):
+    """A backward without its factor."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return g
+
+
+class Net(nn.Module):
+    def __init__(self, middle: Any, before: Any = None, after: Any = None) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.step = nn.Parameter(torch.tensor(0.25)) if middle is LearnedStep else None
+        self.before, self.middle, self.after = before, middle, after
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x)
+        h = self.before.apply(h) if self.before else h
+        h = self.middle.apply(h, self.step) if self.step is not None else self.middle.apply(4 * h) / 4
+        h = self.after.apply(h) if self.after else h
+        return self.last(h.tanh())
+
+
+def report(net: nn.Module) -> gg.Report:
+    generator = torch.Generator().manual_seed(3)
+    return gg.check_gradients(net, torch.randn(16, 6, generator=generator), loss=lambda y: y.square().mean(), seed=0)
+
+
+@pytest.mark.parametrize("function", [Rounded, Spike, LearnedStep])
+def test_a_surrogate_is_a_warning_that_names_its_line(function: Any) -> None:
+    torch.manual_seed(0)
+    found = report(Net(function)).findings
+    assert [(f.code, f.severity, f.pattern) for f in found] == [("GG113", "warning", "surrogate")]
+    assert function.__name__ in found[0].message
+    assert "test_torch_surrogates.py:" in found[0].location
+
+
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_a_wrong_function_beside_a_surrogate_is_found(where: str) -> None:
+    torch.manual_seed(0)
+    errors = [f for f in report(Net(Rounded, **{where: Doubled})).findings if f.code == "GG101"]
+    assert errors
+    assert "Doubled" in errors[0].location
+
+
+def test_a_backward_that_forgets_where_forward_is_constant_is_an_error() -> None:
+    torch.manual_seed(0)
+    assert "GG101" in [f.code for f in report(Net(Clipped)).findings if f.severity == "error"]
+
+
+def test_a_clipped_value_is_constant_here_and_not_elsewhere() -> None:
+    assert surrogate_of(Clipped, (torch.full((4,), 3.0, dtype=torch.float64, requires_grad=True),)) is None
+
+
+@pytest.mark.parametrize("function", [Rounded, Spike])
+def test_the_backward_is_applied_forwards(function: Any) -> None:
+    x = torch.linspace(-1.9, 2.05, 9, dtype=torch.float64).requires_grad_(True)
+    kept = surrogate_of(function, (x,))
+    assert kept is not None
+    move = torch.linspace(0.1, 0.3, 9, dtype=torch.float64)
+    jacobian = torch.stack([torch.autograd.grad(function.apply(x)[i], x)[0] for i in range(9)])
+    assert torch.allclose(kept((x.detach() + move,)), function.apply(x) + jacobian @ move, rtol=1e-12, atol=0)
+
+
+def test_what_is_drawn_at_random_is_drawn_as_without_the_question() -> None:
+    class Noisy(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return (x > torch.rand_like(x)).to(x.dtype)
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Tensor:
+            return g
+
+    x = torch.rand(64, dtype=torch.float64, requires_grad=True)
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    assert surrogate_of(Noisy, (x,)) is not None
+    assert torch.equal(torch.rand(3), expected)
