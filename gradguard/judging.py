@@ -77,7 +77,7 @@ def _requests(outcomes: Iterable[Outcome]) -> list[Request]:
         for request in outcome.requests:
             before = asked.get(request.measurement, ())
             asked[request.measurement] = (*before, *(name for name in request.about if name not in before))
-    return [Request(measurement=name, about=about) for name, about in asked.items()]
+    return [Request(measurement=name, about=asked[name]) for name in MEASUREMENTS if name in asked]
 
 
 def _assemble(

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from gradguard.errors import UsageError
-from gradguard.finding import Finding, Outcome
+from gradguard.finding import Finding, Outcome, Request
 from gradguard.measurements.base import Evidence, the
+from gradguard.measurements.gentler_run import GentlerRun
 from gradguard.measurements.passes import Passes
-from gradguard.measurements.progress import LONGER, Progress, progress
+from gradguard.measurements.progress import LONGER, progress
 from gradguard.measurements.training_run import TrainingRun
 from gradguard.measurements.units import LayerState, UnitStates
 from gradguard.rules.base import Rule
@@ -32,10 +34,10 @@ class DeadUnits(Rule):
         Takes per unit the largest derivative of its activation over all samples and all positions seen (exactly 0 for
         ReLU and its kind; below 1e-3 for smooth activations), before and after the training run. A whole dead layer is
         an error, and so is one of ten units or more that loses most of them (``lost``) in the run. Half of a layer, or all
-        of a layer of fewer than ten units (which may be chance) that has a way around it, is an error where training fails
-        or has come to a halt in a longer run; half of a layer that was alive and died is one already where the loss has not
-        fallen by half (of what guessing gives, where that is known). Pruned units (all incoming weights exactly 0) do not
-        count.
+        of a layer of fewer than ten units (which may be chance) that has a way around it, is an error where training fails.
+        Where half of a layer was alive and died, and the loss has not fallen by half (of what guessing gives, where that is
+        known), the same training at a tenth of the rate decides: an error where it ends lower by more than ``harm`` of what
+        it gains. Pruned units (all incoming weights exactly 0) do not count.
 
     Why is this bad:
         A dead unit never learns again: its gradient is 0, and so is that of everything that acts through it alone.
@@ -53,6 +55,7 @@ class DeadUnits(Rule):
         lost: share that is an error whatever the loss does, where half of the layer was alive at the start.
         warn: share that is a warning.
         samples: values per unit without which a share is no verdict.
+        harm: how much lower a tenth of the rate must end, as a share of what it gains, for units that died to be an error.
 
     References:
         Lu et al. 2019, Dying ReLU and initialization; Sokar et al. 2023, The dormant neuron phenomenon (arXiv:2302.12902).
@@ -67,20 +70,25 @@ class DeadUnits(Rule):
     lost: float = 0.8
     warn: float = 0.2
     samples: int = 64
+    harm: float = 0.1
 
     def __post_init__(self) -> None:
         if not 0 < self.warn <= self.dead <= 1:
             raise UsageError(f"GG201 takes 0 < warn <= dead <= 1, got warn={self.warn}, dead={self.dead}")
         if not 0 < self.lost <= 1:
             raise UsageError(f"GG201 takes 0 < lost <= 1, got lost={self.lost}")
+        if not self.harm > 0:
+            raise UsageError(f"GG201 takes harm > 0, got harm={self.harm}")
 
     def judge(self, evidence: Evidence) -> Outcome:
         """One finding: the first layer that is wrong, the others named with it; without one, a warning for each layer."""
         states = the(evidence, UnitStates)
         consequence = progress(evidence)
+        gentler: GentlerRun | None = the(evidence, GentlerRun)
+        harm = gentler.behind if gentler is not None else math.nan
         failed: list[LayerState] = []
         warned: list[LayerState] = []
-        unsure = False
+        unsure, killed = False, False
         worst = 0.0
         for state in states.last:
             if not state.units or state.samples < 8:
@@ -90,8 +98,7 @@ class DeadUnits(Rule):
             enough = state.samples >= self.samples
             whole = state.dead == state.units and (enough or state.units > 1)
             died = state.dead - state.born_dead >= self.dead * state.units
-            stuck = consequence.final and consequence.plateau and not consequence.strong
-            hinders = consequence.verdict == "fails" or stuck or (died and not consequence.strong)
+            hinders = consequence.verdict == "fails" or (died and not consequence.strong and harm > self.harm)
             many = 0.5**state.units < CHANCE
             certain = died or many or not _around(state, evidence)
             partly = share >= self.dead and (hinders or (many and died and share >= self.lost))
@@ -100,16 +107,21 @@ class DeadUnits(Rule):
             elif share >= self.warn and (enough or whole):
                 warned.append(state)
                 unsure = unsure or (share >= self.dead and not consequence.strong)
+                killed = killed or (died and not consequence.strong)
         requests = (LONGER,) if unsure and not consequence.longest else ()
+        again = (Request(measurement=GentlerRun.name),) if killed and gentler is None else ()
+        text = consequence.text
+        if harm > self.harm:
+            text += f"; a tenth of the rate ends lower, by {harm:.2g} of what it gains"
         if failed:
             first = next((s for s in failed if s.dead == s.units), failed[0])
             return self.outcome(
-                [self._finding(first, failed, consequence, "error")], margin=worst / self.dead, requests=requests
+                [self._finding(first, failed, text, "error")], margin=worst / self.dead, requests=(*requests, *again)
             )
-        findings = [self._finding(state, [state], consequence, "warning") for state in warned]
-        return self.outcome(findings, margin=worst / self.dead, requests=requests)
+        findings = [self._finding(state, [state], text, "warning") for state in warned]
+        return self.outcome(findings, margin=worst / self.dead, requests=(*requests, *again))
 
-    def _finding(self, state: LayerState, layers: list[LayerState], consequence: Progress, severity: str) -> Finding:
+    def _finding(self, state: LayerState, layers: list[LayerState], consequence: str, severity: str) -> Finding:
         born = state.born_dead >= 0.5 * state.dead
         when = "at birth" if born else f"died by step {state.step}"
         upper = 3.84 / (state.samples + 3.84)
@@ -127,7 +139,7 @@ class DeadUnits(Rule):
             evidence=(
                 f"no gradient passes for any of {state.samples} values per unit "
                 f"(true rate below {100 * upper:.2g} % with 95 % confidence); "
-                f"{consequence.text}" + self._others(state, layers)
+                f"{consequence}" + self._others(state, layers)
             ),
             likely=(
                 "biases far below 0, inputs or weights on a wrong scale, or depth without normalisation or residual connections"
