@@ -19,7 +19,7 @@ __all__ = ["LongerRun", "measure", "settled"]
 
 FEWEST, MOST = 2, 5
 """Orders of the batches that a rate in doubt is run in."""
-SURE = 0.95
+SURE = 0.9
 """So likely is what most of the orders say, with all else that was seen, where no further one is asked."""
 
 

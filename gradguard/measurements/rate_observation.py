@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
@@ -82,7 +82,7 @@ class RateObservation(Measurement):
         run = self.own
         if run is None:
             return ""
-        if reason := verdict(run, self.runs, self.worth, limits):
+        if reason := verdict(replace(run, long=True), self.runs, self.worth, limits):  # less than half is a reason to look
             return reason
         if self.limit < 1.0:
             return "longer runs at lower rates diverge"

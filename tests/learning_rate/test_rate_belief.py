@@ -6,8 +6,9 @@ import math
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from gradguard.measurements.rate_belief import ABOVE, ODD, SCALE, SPREAD, likely_limit
+from gradguard.measurements.rate_belief import ABOVE, ODD, SCALE, SPREAD, chance_below, likely_limit
 
 special = pytest.importorskip("scipy.special")
 
@@ -22,15 +23,30 @@ SEEN = {
 
 @pytest.mark.parametrize("name", SEEN)
 @pytest.mark.parametrize("ceiling", [math.inf, 7.0])
-def test_the_median_is_that_of_a_weighted_sample(name: str, ceiling: float) -> None:
-    sample = np.random.default_rng(0).laplace(ABOVE, SCALE, 400_000)
+def weighted(name: str, ceiling: float = math.inf) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """A sample of what is believed before any longer run, in order, and the weight of each after those of a case."""
+    sample = np.sort(np.random.default_rng(0).laplace(ABOVE, SCALE, 400_000))
     weight = np.where(sample <= math.log10(ceiling), 1.0, 0.0)
     for factor, diverged in SEEN[name]:
         lost = ODD + (1 - 2 * ODD) * special.expit((math.log10(factor) - sample) / SPREAD)
         weight *= lost if diverged else 1 - lost
-    order = np.argsort(sample)
-    middle = sample[order][np.searchsorted(np.cumsum(weight[order]), weight.sum() / 2)]
+    return sample, weight
+
+
+@pytest.mark.parametrize("name", SEEN)
+@pytest.mark.parametrize("ceiling", [math.inf, 7.0])
+def test_the_median_is_that_of_a_weighted_sample(name: str, ceiling: float) -> None:
+    sample, weight = weighted(name, ceiling)
+    middle = sample[np.searchsorted(np.cumsum(weight), weight.sum() / 2)]
     assert math.log10(likely_limit(1.0, SEEN[name], ceiling)) == pytest.approx(middle, abs=0.03)
+
+
+@pytest.mark.parametrize("name", SEEN)
+@pytest.mark.parametrize("factor", [1.0, 5.0, 20.0])
+def test_the_chance_is_that_of_a_weighted_sample(name: str, factor: float) -> None:
+    sample, weight = weighted(name)
+    share = weight[sample < math.log10(factor)].sum() / weight.sum()
+    assert chance_below(factor, 1.0, SEEN[name]) == pytest.approx(share, abs=0.03)
 
 
 def test_the_scale_of_the_rates_does_not_matter() -> None:

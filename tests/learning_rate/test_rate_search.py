@@ -21,10 +21,10 @@ Path = Callable[[float, int], float]
 
 
 class Formula:
-    """Losses ``path(factor, step)``, 1 before training, 1 without weights."""
+    """Losses ``path(factor, step)``, 1 before training, 1 without weights; ``moved``: what runs change the weights by."""
 
-    def __init__(self, path: Path, plan: Plan | None = None, start: float = 1.0) -> None:
-        self.path, self.plan, self.start = path, plan or Plan(), start
+    def __init__(self, path: Path, plan: Plan | None = None, start: float = 1.0, moved: float = math.nan) -> None:
+        self.path, self.plan, self.start, self.moved = path, plan or Plan(), start, moved
         self.objective = "supervised"
         self.training = SimpleNamespace(batch_count=2, optimizer=SimpleNamespace(lrs=(0.1,)))
         self.asked: list[tuple[float, int]] = []
@@ -47,7 +47,10 @@ class Formula:
             if stopped:
                 break
         nothing = np.zeros((0, 1))
-        return Trace(steps=tuple(facts), blocks=("w",), gradient=nothing, weight=nothing, update=nothing, stopped=stopped)
+        return Trace(
+            steps=tuple(facts), blocks=("w",), gradient=nothing, weight=nothing, update=nothing, stopped=stopped,
+            movement=np.array([self.moved]),
+        )
 
     def null_losses(self, batches: Sequence[int], **options: Any) -> tuple[float, ...]:
         """Worth nothing."""
@@ -117,6 +120,23 @@ def test_no_rate_holds() -> None:
     found, problem = search(lambda factor, step: 1.0 + step)
     assert (found.low, found.high) == (0.0, pytest.approx(1e-4))
     assert len(problem.asked) <= RUNS
+
+
+@pytest.mark.parametrize("limit", [0.003, 0.03])
+def test_rates_that_all_learn_no_more_than_to_guess_are_not_taken_for_ones_that_hold(limit: float) -> None:
+    def path(factor: float, step: int) -> float:
+        if factor <= limit:
+            return math.exp(-200.0 * factor * step)
+        return 50.0 if step < 4 else 0.75 + 0.001 * factor
+
+    found, problem = search(path, moved=1.0)
+    assert found.low <= limit < found.high
+    assert len(problem.asked) <= RUNS
+
+
+def test_what_a_lower_rate_gains_is_not_looked_for_where_the_rate_gains_most_there_is() -> None:
+    _, problem = search(limited(4.0), moved=1.0)
+    assert min(factor for factor, _ in problem.asked) == pytest.approx(0.1)
 
 
 def test_a_loss_that_is_not_finite_before_training_is_no_rates_fault() -> None:
