@@ -89,7 +89,7 @@ def check_learning_rate(
 
     Copies are trained, at most ten times from the state that is given, at different multiples of the rates: for ``steps``
     steps by decades, then for six times as many near the limit; nothing of the user's is changed. A verdict on what is
-    finite is confirmed by one or two more runs of that length. ``loss(model, batch) -> scalar``. ``schedule`` is a function
+    finite is confirmed by one to four more runs of that length. ``loss(model, batch) -> scalar``. ``schedule`` is a function
     step -> factor on the rates, or a torch scheduler (a copy of it is followed); ``clip`` the norm that the loop clips
     gradients to. Curvature is measured on the first batch, or on ``curvature_batches`` of them, of which the sharpest
     counts. In NumPy ``grad(model, batch)`` mirrors the (nested) dict ``model``, and ``optimizer`` is ``gg.SGD``.

@@ -35,10 +35,10 @@ class DivergingLearningRate(Rule):
         and between, on the same batches. Diverged is: not finite; the same batches' loss ends above where it began; a
         blow-up after which a lower rate has gained at least twice as much; or hardly any gain where a lower rate has ten
         times as much. What is finite is confirmed by a run six times as long, against a lower rate's run of that length, and
-        by one more with the batches in another order; a third decides where the two disagree. The finding names the rate
-        that holds and the interval of the limit. Curvature (the largest eigenvalue of the preconditioned Hessian) explains
-        it. A loss that falls while the likelihood of the labels gets far worse than guessing them (the sign is wrong) is an
-        error, too.
+        by one more with the batches in another order; where the two disagree with each other or with the runs at other
+        rates, most of up to five orders decide. The finding names the rate that holds and the interval of the limit.
+        Curvature (the largest eigenvalue of the preconditioned Hessian) explains it. A loss that falls while the likelihood
+        of the labels gets far worse than guessing them (the sign is wrong) is an error, too, where a longer run confirms it.
 
     Why is this bad:
         The run is lost, or it goes on with dead units and a loss no better than guessing.
