@@ -108,7 +108,7 @@ case("a sine over 0 to 1000", "GG502 GG406 GG405 GG404", lambda: mlp(1, 10, 1), 
 case("share prices in an lstm", "GG502 GG403 GG406", lambda: Recurrent("LSTM", 1, 32, 1), made(walks), mse, adam(1e-3), steps=300)  # 9.0e+06 -> 9.2e+06, var 97000
 case("seconds since 1970 beside other columns", "GG502 GG404 GG401", lambda: mlp(4, 16, 2), made(clicks), ce, adam(1e-3), steps=300)  # 9.9e+07 -> 1.7e+05, H 0.693
 case("raw tumours into a logistic regression", "GG502 GG401 GG404", lambda: nn.Linear(30, 2), on("breast_cancer", scaled=False), ce, sgd(0.1), steps=200)  # 14.1 -> 4.85e+03, H 0.66
-case("softmax and squares at a thousandth", "GG403 GG406", lambda: mlp(4, 8, 3, last=(nn.Softmax(1),)), on("iris", change=one_hot(3)), by(F.mse_loss), sgd(0.001), steps=300)  # 0.224 -> 0.222, var 0.222
+case("softmax and squares at a ten-thousandth", "GG403 GG406", lambda: mlp(4, 8, 3, last=(nn.Softmax(1),)), on("iris", change=one_hot(3)), by(F.mse_loss), sgd(1e-4), steps=300)  # 0.224 -> 0.225, var 0.222
 case("adadelta at a thousandth", "GG403", lambda: mlp(64, 64, 10), on("digits", 128), ce, use("Adadelta", 1e-3), steps=300)  # 2.3 -> 2.31, H 2.3
 case("reviews at a rate of 1e-5", "GG403 GG406", lambda: Recurrent("LSTM", 20, 16, 2, ids=True), made(lambda: (lambda i: (i, (i < 10).sum(1).gt(6).long()))(torch.randint(0, 20, (600, 12), generator=torch.Generator().manual_seed(34)))), ce, sgd(1e-5), steps=150)  # 0.706 -> 0.706, H 0.674
 case("vectors of length 1 for labels of length 10", "GG501 GG502", lambda: nn.Sequential(mlp(10, 32, 2), Fn(lambda h: F.normalize(h, dim=1))), on("diabetes", change=lambda x, y: (x, torch.stack([10 * y.sin(), 10 * y.cos()], 1))), by(F.mse_loss), adam(3e-3), steps=300)  # 47.9 -> 42.1, cannot fall below 40.5
@@ -323,7 +323,7 @@ case("codes without a loss of their own", "GG303 GG113 GG207", Codes, on("digits
 case("sample where rsample was meant", "GG303 GG113", Sampled, on("digits"), own, adam(1e-3), steps=100)  # 0.333 -> 0.0788, var 0.0735; no gradient to the encoder
 case("two views and nothing that holds them apart", "GG204", Twins, on("digits"), own, adam(3e-3), steps=300)  # 0.154 -> 1.21e-05, all outputs the same to 1e-4
 case("features clamped above their range", "GG303 GG301 GG201 GG204 GG202 GG406", Clipped, on("digits"), ce, adam(3e-3), steps=200)  # 2.37 -> 2.31, H 2.3
-case("a feature extractor in inference mode", "GG303", lambda: Inferred(), on("digits"), ce, adam(3e-3), steps=50)  # 2.37 -> 2.29, head only
+case("a feature extractor in inference mode", "GG303", lambda: Inferred(), on("digits"), ce, adam(3e-3), steps=50)  # 2.37 -> 2.3, H 2.3
 case("future tokens and no past", "GG306", lambda: nn.Sequential(Positions(VOCABULARY, 24), Reversed(24), nn.Linear(24, VOCABULARY)), text(), per_letter, use("AdamW", 3e-3), steps=50, causal=True)  # 3.06 -> 0.372, sees the answer
 case("a mean over time in a causal model", "GG306", lambda: nn.Sequential(Positions(VOCABULARY, 24), Fn(lambda h: h - h.mean(1, keepdim=True)), block(24, causal=True), nn.Linear(24, VOCABULARY)), text(), per_letter, use("AdamW", 3e-3), steps=50, causal=True)  # 3.37 -> 0.812, sees the answer
 case("attention normalised over the queries", "GG306", lambda: nn.Sequential(Positions(VOCABULARY, 24), OverQueries(24), nn.Linear(24, VOCABULARY)), text(), per_letter, use("AdamW", 3e-3), steps=50, causal=True)  # 3.43 -> 1, later letters change earlier outputs
@@ -366,7 +366,7 @@ class Inferred(nn.Module):
 # ---- rates and optimizers ------------------------------------------------------------------------------------------------------------
 
 case("adagrad at 5 in a cnn", "GG401 GG201 GG402", lambda: cnn(norm=False), on("digits"), ce, use("Adagrad", 5.0), steps=150)  # 2.31 -> 2.33, H 2.30, peak 354000
-case("nadam at 1 in an lstm", "GG401 GG202 GG201 GG402 GG406", lambda: Recurrent("LSTM", 3, 24, 2), made(sequences, asked=0), ce, use("NAdam", 1.0), steps=200)  # 0.69 -> 0.817, H 0.688
+case("nadam at 10 in an lstm", "GG401 GG202 GG201 GG402 GG406", lambda: Recurrent("LSTM", 3, 24, 2), made(sequences, asked=0), ce, use("NAdam", 10.0), steps=200)  # 0.69 -> 6.37, H 0.688
 case("adamw at 1 in an autoencoder", "GG401 GG402 GG201", lambda: mlp(64, 32, 8, 32, 64), on("digits"), itself, use("AdamW", 1.0), steps=200)  # 0.29 -> 0.0757, var 0.0735
 case("adam at 1 in a vision transformer", "GG401 GG201 GG204 GG406 GG402 GG205", lambda: patches(layers=3), on("digits"), ce, adam(1.0), steps=150)  # 2.43 -> 1.22e+03, H 2.3
 case("nesterov at 1 in a residual net", "GG401 GG402 GG201 GG302", lambda: nn.Sequential(nn.Linear(64, 32), *(Residual(mlp(32, 32, 32)) for _ in range(8)), nn.Linear(32, 10)), on("digits"), ce, sgd(1.0, 0.9, nesterov=True), steps=150)  # 2.26 -> NaN
