@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradguard.adapters.numpy_training import NumpySession, NumpyTraining, preserved_rng
-from gradguard.adapters.observing_base import LayerUnits, Leaks, Look, ModuleFacts, Nonfinite, OutputFacts
+from gradguard.adapters.observing_base import LayerUnits, Leaks, Look, ModuleFacts, Nonfinite, OutputFacts, spreads
 from gradguard.errors import UsageError
 
 __all__ = ["NumpyHealth"]
@@ -178,12 +178,10 @@ def output_facts(made: list[Array], labels: list[Array]) -> OutputFacts | None:
     if not made:
         return None
     p = np.concatenate(made).astype(np.float64)
-    mean = float(np.mean(np.abs(p)))
-    spread = float(p.std(axis=0).max() / mean) if mean > 0 else 0.0
     facts: dict[str, Any] = {
         "samples": len(p),
         "width": p.shape[1],
-        "spread": spread,
+        **spreads(made),
         "low": float(p.min()),
         "high": float(p.max()),
     }

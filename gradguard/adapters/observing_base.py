@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -22,6 +24,7 @@ __all__ = [
     "Observable",
     "OutputFacts",
     "TimeFlow",
+    "spreads",
 ]
 
 
@@ -134,19 +137,36 @@ class LossFacts:
     """The share of labels 0 in a margin loss, which wants -1 and 1."""
 
 
+def spreads(parts: Sequence[NDArray[np.float64]]) -> dict[str, float]:
+    """``spread`` and ``within`` of outputs, a matrix (samples, features) for each batch."""
+    import numpy as np
+
+    y = np.concatenate(parts).astype(np.float64)
+    several = [part.astype(np.float64) for part in parts if len(part) > 1]
+    with np.errstate(all="ignore"):
+        mean = float(np.mean(np.abs(y)))
+        spread = float(np.max(np.std(y, axis=0)) / mean) if len(y) > 1 and mean > 0 else (0.0 if len(y) > 1 else math.nan)
+        if not several or not mean > 0:
+            return {"spread": spread, "within": math.inf}
+        apart = sum(np.sum((part - part.mean(axis=0)) ** 2, axis=0) for part in several) / sum(len(part) for part in several)
+        return {"spread": spread, "within": float(np.sqrt(np.max(apart)) / mean)}
+
+
 @dataclass(frozen=True, kw_only=True)
 class OutputFacts:
     """Predictions and labels over all samples seen.
 
-    ``spread`` is the largest feature's standard deviation over samples divided by the mean magnitude. ``data_loss`` is the
-    loss of the predictions without regularisers, ``prior`` that of guessing the labels' distribution, ``kind`` which of
-    cross_entropy, bce, mse and absolute. ``above_one``, ``below_zero`` and ``below_minus_one`` are shares of labels.
+    ``spread`` is the largest feature's standard deviation over samples divided by the mean magnitude, ``within`` the same
+    about each batch's own mean (infinite where no batch has two samples). ``data_loss`` is the loss of the predictions
+    without regularisers, ``prior`` that of guessing the labels' distribution, ``kind`` which of cross_entropy, bce, mse and
+    absolute. ``above_one``, ``below_zero`` and ``below_minus_one`` are shares of labels.
     ``dead_columns`` counts outputs that are exactly 0 for every sample.
     """
 
     samples: int = 0
     width: int = 0
     spread: float = float("nan")
+    within: float = float("inf")
     low: float = float("nan")
     high: float = float("nan")
     rms: float = float("nan")
@@ -171,6 +191,11 @@ class OutputFacts:
     normalised: bool | None = None
     """Predictions of a likelihood are logarithms of probabilities that sum to 1; None where they need not be."""
     source: str = ""
+
+    @property
+    def least_spread(self) -> float:
+        """Of all samples, or of those of the same batch where that is less."""
+        return min(self.spread, self.within)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gradguard.adapters.observing_base import OutputFacts
+from gradguard.adapters.observing_base import OutputFacts, spreads
 from gradguard.adapters.torch_graph import Prediction
 from gradguard.adapters.torch_row_order import row_order
 
@@ -106,9 +106,6 @@ class Outputs:
         if not same:
             return None
         y = np.concatenate(same)
-        with np.errstate(all="ignore"):
-            mean = float(np.mean(np.abs(y)))
-            spread = float(np.max(np.std(y, axis=0)) / mean) if len(y) > 1 and mean > 0 else (0.0 if len(y) > 1 else math.nan)
         labels = self.labels or self.declared_labels
         flat = np.concatenate([label.ravel() for label in labels]) if labels else None
         losses = np.concatenate(self.losses) if self.losses else np.array([])
@@ -118,7 +115,7 @@ class Outputs:
         return OutputFacts(
             samples=len(y),
             width=self.width or y.shape[1],
-            spread=spread,
+            **spreads(same),
             low=float(y.min()),
             high=float(y.max()),
             rms=float(np.sqrt(np.mean(y**2))),

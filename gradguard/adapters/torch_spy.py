@@ -96,6 +96,7 @@ class Spy(TorchFunctionMode):
     @contextmanager
     def installed(self) -> Iterator[Spy]:
         """Hooks on every module and the function mode, removed afterwards whatever happens."""
+        self.outside = False
         self.hook()
         try:
             with self:
@@ -126,6 +127,7 @@ class Spy(TorchFunctionMode):
         if unseen() or not self._handles:
             return None
         if not self.stack:
+            self.outside = module is not self.model  # a method of the model calls its parts, and functions between them
             self.root_input = (args, kwargs)
             self._safely(self.cuts.given, args, kwargs)
             self._safely(self._feed, args, kwargs)

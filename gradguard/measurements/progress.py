@@ -15,7 +15,7 @@ from gradguard.measurements.long_run import LongRun
 from gradguard.measurements.passes import Passes
 from gradguard.measurements.training_run import TrainingRun
 
-__all__ = ["LONGER", "PRIOR_SHARE", "Progress", "ignores_its_inputs", "progress"]
+__all__ = ["ENOUGH", "LONGER", "PRIOR_SHARE", "Progress", "ignores_its_inputs", "progress"]
 
 LONGER = Request(measurement="long_run")
 
@@ -155,10 +155,10 @@ def progress(evidence: Evidence) -> Progress:
 
 
 def ignores_its_inputs(outputs: OutputFacts, first: OutputFacts | None, spread: float = SAME) -> bool:
-    """Whether all samples give the same output, and do not part: their spread has not grown since the first look."""
-    if outputs.samples < 8 or not outputs.spread < spread:
+    """Whether all samples, at least those of a batch, give the same output, and do not part: their spread has not grown."""
+    if outputs.samples < 8 or not outputs.least_spread < spread:
         return False
-    return first is None or first.samples < 8 or not outputs.spread > max(PARTING * first.spread, ROUNDING)
+    return first is None or first.samples < 8 or not outputs.least_spread > max(PARTING * first.least_spread, ROUNDING)
 
 
 def _pair(

@@ -19,7 +19,8 @@ class ConstantOutput(Rule):
     """All samples give nearly the same output.
 
     What it does:
-        Compares the largest standard deviation of an output over samples with the mean magnitude, after the training run.
+        Compares the largest standard deviation of an output over samples, and over those of the same batch, with the mean
+        magnitude, after the training run.
         It is an error where training does not work either, unless the spread has grown in the run: then the outputs have
         been close together from birth and part, which is no collapse.
 
@@ -52,18 +53,21 @@ class ConstantOutput(Rule):
         outputs = passes.last.outputs
         if outputs is None:
             return Outcome(status="skipped", reason="no outputs were seen: declare outputs=, or return a tensor from the model")
-        if outputs.samples < 8 or not outputs.spread < self.spread:
-            return self.outcome([], margin=self.spread / outputs.spread if outputs.spread else None)
+        least = outputs.least_spread
+        if outputs.samples < 8 or not least < self.spread:
+            return self.outcome([], margin=self.spread / least if least else None)
         if outputs.label_std == 0:
             return self.outcome([], reason="the labels are constant too")
         consequence = progress(evidence)
         growing = not ignores_its_inputs(outputs, passes.start.outputs, self.spread)
         finding = self.finding(
-            f"the output is the same for all {outputs.samples} samples",
+            f"the output is the same for all {outputs.samples} samples"
+            if outputs.spread < self.spread
+            else f"the output is the same for all samples of a batch, and differs between batches ({outputs.samples} samples)",
             severity="error" if consequence.verdict == "fails" and not growing else "warning",
-            observed=outputs.spread,
+            observed=least,
             limit=self.spread,
-            evidence=f"largest standard deviation over samples / mean magnitude = {outputs.spread:.2g}; {consequence.text}",
+            evidence=f"largest standard deviation over samples / mean magnitude = {least:.2g}; {consequence.text}",
             likely="dead or identical units, a gradient that does not arrive, or a regulariser that outweighs the data",
             hint="look at the other findings first; then lower the weight decay or the penalty in the loss",
         )

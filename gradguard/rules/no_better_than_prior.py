@@ -12,7 +12,7 @@ from gradguard.finding import Finding, Outcome
 from gradguard.measurements.base import Evidence, the
 from gradguard.measurements.long_run import LongRun
 from gradguard.measurements.passes import Passes
-from gradguard.measurements.progress import LONGER, progress
+from gradguard.measurements.progress import ENOUGH, LONGER, progress
 from gradguard.measurements.training_run import TrainingRun
 from gradguard.rules.base import Rule
 
@@ -89,7 +89,8 @@ class NoBetterThanPrior(Rule):
                 return Outcome(status="skipped", reason="fewer than 20 steps say nothing about the end of training")
             began = outputs.data_loss if outputs is not None else np.nan
             fallen = (began - consequence.data_loss) / abs(began) if np.isfinite(began) and began else consequence.fall
-            if min(fallen, consequence.fall) > 0.02 and consequence.data_loss < consequence.prior:  # early, and on its way
+            early = len(run.trace.steps) < ENOUGH
+            if early and min(fallen, consequence.fall) > 0.02 and consequence.data_loss < consequence.prior:  # on its way
                 return Outcome(status="passed", reason=f"not yet better than guessing, but falling: {consequence.text}")
             return Outcome(
                 status="passed",

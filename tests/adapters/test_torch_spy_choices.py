@@ -68,3 +68,24 @@ def test_how_far_the_best_is_ahead(bias: float, far: bool) -> None:
         model(torch.randn(64, 2, generator=torch.Generator().manual_seed(0)).requires_grad_())
     (facts,) = spy.code_facts()
     assert (facts.lead > 10) is far
+
+
+class Coder(nn.Module):
+    """A codebook that is looked up in a method that is not ``forward``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.codes = nn.Linear(2, 2), nn.Embedding(4, 2)
+
+    def loss(self, x: Tensor) -> Tensor:
+        z = self.encoder(x)
+        return (self.codes(torch.cdist(z, self.codes.weight).argmin(1)) - z).square().mean()
+
+
+def test_codes_are_seen_where_a_method_calls_the_model_s_parts() -> None:
+    model = Coder()
+    spy = Spy(model, lambda name: name)
+    with spy.installed():
+        model.loss(torch.randn(8, 2))
+    (facts,) = spy.code_facts()
+    assert (facts.kind, facts.layer, int(facts.counts.sum())) == ("codes", "codes", 8)

@@ -84,3 +84,9 @@ def test_a_loss_that_falls_without_its_predictions_is_run_for_longer(start: floa
     looks = passes({"outputs": outputs(start)}, {"outputs": outputs(2.28)})
     outcome = NoBetterThanPrior().check(evidence(run((30.0, 20.0), 20), looks))
     assert [r.measurement for r in outcome.requests] == asked
+
+
+@pytest.mark.parametrize(("steps", "asked"), [(50, []), (300, ["long_run"])])
+def test_a_run_that_was_long_is_not_early(steps: int, asked: list[str]) -> None:
+    falling = evidence(run((2.6, 2.29), steps), passes(start={"outputs": outputs(2.6)}, loss=2.29))
+    assert [r.measurement for r in NoBetterThanPrior().check(falling).requests] == asked
