@@ -190,8 +190,7 @@ def verdict(run: RateRun, runs: Sequence[RateRun], worth: float, limits: RateLim
         return ""
     error = min(run.error, NOISE * known)  # a loss that jumps by more than there is to gain is no excuse
     where = f"where lr {lower.lr:.3g} gains {known:.3g}"
-    surely = gain if run.long else gain - run.error  # a short one's end may be a lucky moment, a longer run's is taken as it is
-    if thrown and surely < limits.recovered * known:
+    if thrown and gain < limits.recovered * known:
         return f"the loss rose by {run.rise:.3g} and came back to a gain of {gain:.3g}, {where}"
     if gain + error < (limits.recovered if run.long else limits.reached) * known:
         return f"it gains {max(gain, 0.0):.3g}, {where}"
