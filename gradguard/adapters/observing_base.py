@@ -237,6 +237,8 @@ class Look:
     """Trainable matrices all of whose rows are the same."""
     zero_blocks: tuple[str, ...] = ()
     """Parameters that are exactly 0."""
+    same_inputs: int = 0
+    """The number of samples, where all of them are the same in everything that the model is given; else 0."""
     single_softmax: tuple[str, ...] = ()
     """Layers that take a softmax over the one output of a linear layer, while another axis has several places."""
     failures: tuple[str, ...] = ()

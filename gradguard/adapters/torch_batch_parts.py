@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["mapped", "one_sample", "tensors_of"]
+__all__ = ["SameRows", "mapped", "one_sample", "tensors_of"]
 
 
 def mapped(batch: Any, change: Callable[[str, torch.Tensor], Any], path: str = "batch") -> Any:
@@ -44,6 +44,33 @@ def tensors_of(batch: Any) -> dict[str, torch.Tensor]:
 
     mapped(batch, keep)
     return found
+
+
+class SameRows:
+    """Whether all samples, along the first axis of what a model is given, are the same over all batches."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, torch.Tensor] = {}
+        self._count = 0
+        self._same = True
+
+    @property
+    def count(self) -> int:
+        """The number of samples; 0 where they differ, or nothing has a first axis of samples."""
+        return self._count if self._same else 0
+
+    def add(self, given: Any) -> None:
+        """One batch's inputs; what has another first extent than the first tensor (positions) is not of samples."""
+        found = {path: t.detach() for path, t in tensors_of(given).items() if t.ndim}
+        if not found or not self._same:
+            return
+        n = next(iter(found.values())).shape[0]
+        rows = {path: t for path, t in found.items() if t.shape[0] == n}
+        if not self._first:
+            self._first = {path: t[:1].clone() for path, t in rows.items()}
+        self._count += n
+        fitting = all(p in rows and rows[p].shape[1:] == one.shape[1:] for p, one in self._first.items())
+        self._same = fitting and all(bool((rows[p] == one).all()) for p, one in self._first.items())
 
 
 def one_sample(batch: Any, row: int, shape: tuple[int, int], keep: slice) -> Any:

@@ -159,6 +159,24 @@ def broadcast_of(node: Any) -> tuple[tuple[int, ...], ...]:
     return ()
 
 
+def divergence(chain: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    """The kind and what comes before it: a KL divergence of log_softmax is a cross-entropy of its argument (and a constant)."""
+    if chain[:1] == ("log_softmax",) and len(chain) > 1:
+        return "cross_entropy", chain[1:]
+    return "kl", chain
+
+
+def stretched_product(node: Any) -> tuple[tuple[int, ...], ...]:
+    """The same for a product with labels; a matrix of weights for all pairs (an adjacency, a mask) is meant."""
+    found = broadcast_of(node)
+    if not found:
+        return ()
+    data = saved(node, "other") if node.next_functions[0][0] is not None else saved(node, "self")
+    n = found[1][-1]
+    fits = isinstance(data, torch.Tensor) and tuple(data.shape) in ((n, 1), (n,)) and tuple(data.shape) != found[0]
+    return found if fits else ()
+
+
 def losses_of(loss: torch.Tensor) -> tuple[LossFacts, ...]:
     """The elementary losses that a loss is made of; none where it has no graph."""
     found: list[LossFacts] = []
@@ -170,6 +188,8 @@ def losses_of(loss: torch.Tensor) -> tuple[LossFacts, ...]:
             if name == "nll" and chain and chain[0] == "log_softmax":
                 name = "cross_entropy"
                 chain = chain[1:]
+            if name == "kl":
+                name, chain = divergence(chain)
             above = shape(*next((p, i) for p, i in node.next_functions if p is not None)) if parents(node) else None
             stretched = next((broadcast_of(p) for p in parents(node) if kind_of(p) == "Expand" and broadcast_of(p)), ())
             stretched = stretched or (broadcast_of(node) if name in ("mse", "absolute") else ())
@@ -202,7 +222,10 @@ def losses_of(loss: torch.Tensor) -> tuple[LossFacts, ...]:
             found.append(LossFacts(kind="margin", chain=(), zeros=margin_zeros(node)))
         elif weighed_softmax(node) is not None:
             chain, single, batch_axis = chain_above(weighed_softmax(node))
-            found.append(LossFacts(kind="kl", chain=chain, single=single, batch_axis=batch_axis))
+            name, chain = divergence(chain)
+            found.append(LossFacts(kind=name, chain=chain, single=single, batch_axis=batch_axis))
+        elif kind == "Mul" and stretched_product(node):
+            found.append(LossFacts(kind="difference", chain=(), broadcast=stretched_product(node)))
         elif kind in ("Sub", "Rsub", "Expand"):
             stretched = broadcast_of(node)
             chain, single, _ = chain_above(node)
@@ -210,6 +233,24 @@ def losses_of(loss: torch.Tensor) -> tuple[LossFacts, ...]:
             if children_power or stretched:
                 found.append(LossFacts(kind="difference", chain=chain, single=single, broadcast=stretched))
     return tuple(found)
+
+
+def shared(product: Any) -> bool:
+    """Whether a product is a square: both factors are one tensor."""
+    one, other = saved(product, "self"), saved(product, "other")
+    return isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor) and one.data_ptr() == other.data_ptr()
+
+
+def made_of(node: Any, output: torch.Tensor, limit: int = 10) -> bool:
+    """Whether a node is the one that made the output, or only reshapes it."""
+    for _ in range(limit):
+        if node is output.grad_fn:
+            return True
+        above = parents(node)
+        if len(above) != 1 or not (kind_of(node) in SHAPE_ONLY or kind_of(node).startswith(("Split", "Squeeze"))):
+            return False
+        node = above[0]
+    return False
 
 
 def predictions_of(loss: torch.Tensor, output: torch.Tensor | None = None) -> Prediction | None:
@@ -230,7 +271,8 @@ def predictions_of(loss: torch.Tensor, output: torch.Tensor | None = None) -> Pr
             if subtraction is None or not isinstance(difference, torch.Tensor) or difference.shape != output.shape:
                 continue
             edges = [i for i, (parent, _) in enumerate(subtraction.next_functions) if parent is not None]
-            if len(edges) == 1 and output.is_floating_point():
+            squared = kind != "Mul" or shared(node)
+            if len(edges) == 1 and squared and output.is_floating_point() and made_of(parents(subtraction)[0], output):
                 sign = 1.0 if edges[0] == 0 else -1.0
                 labels = output.detach() - sign * difference.detach()
                 return Prediction("absolute" if kind == "Abs" else "mse", output.detach(), labels)

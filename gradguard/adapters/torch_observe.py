@@ -12,6 +12,7 @@ import torch
 from gradguard.adapters.modes_base import ModeFacts
 from gradguard.adapters.observing_base import BatchFacts, Leaks, Look, LossFacts, Nonfinite, TimeFlow
 from gradguard.adapters.padding_base import PaddingFacts
+from gradguard.adapters.torch_batch_parts import SameRows
 from gradguard.adapters.torch_buffers import kept_buffers
 from gradguard.adapters.torch_flushed import SCALE, flushed
 from gradguard.adapters.torch_graph import losses_of, predictions_of
@@ -62,6 +63,7 @@ class TorchHealth(TorchTraining):
         values: list[float] = []
         time: tuple[TimeFlow, ...] = ()
         inputs: list[torch.Tensor] = []
+        rows = SameRows()
         nonfinite: Nonfinite | None = None
         samples = 0
         for index in range(count):
@@ -73,6 +75,7 @@ class TorchHealth(TorchTraining):
                 value = float(loss.detach())
                 values.append(value)
                 given = first_tensor(list(spy.root_input[0]) + list(spy.root_input[1].values())) if spy.root_input else None
+                rows.add(spy.root_input)
                 if given is not None:
                     inputs.append(given.detach())
                 if spy.root_output is not None and spy.root_output.ndim:
@@ -109,6 +112,7 @@ class TorchHealth(TorchTraining):
             samples=samples,
             identical_rows=tuple(n for n, p in named if identical_rows(p)),
             zero_blocks=tuple(n for n, p in named if not bool(p.detach().any())),
+            same_inputs=rows.count,
         )
 
     def _declared(self, session: Session, batch: Any, outputs: Outputs) -> None:

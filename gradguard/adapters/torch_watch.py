@@ -6,7 +6,6 @@ On a step: one fused norm over all gradients, kept on the device and transferred
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,6 +24,7 @@ from gradguard.adapters.torch_stale import StaleWatch
 from gradguard.adapters.torch_training import clean
 from gradguard.adapters.torch_watch_looks import Looks
 from gradguard.adapters.torch_watch_losses import Recorded
+from gradguard.adapters.torch_watch_optimizers import group_of_parameters, optimizer_facts
 from gradguard.adapters.torch_watch_replay import first_bad
 from gradguard.adapters.torch_watch_steps import Steps
 from gradguard.adapters.torch_watch_underflow import FlushWatch
@@ -107,7 +107,7 @@ class TorchWatch:
         """The first thing that was not finite is known; what comes after it is its consequence."""
         self.start_rows = tuple(n for n, p in self.named if identical_rows(p))
         self.start_zero = tuple(n for n, p in self.named if not bool(p.detach().any()))
-        self._groups = self._group_of_parameters()
+        self._groups = group_of_parameters(self.optimizers, self.named)
         self._finite_loss = False
         self._handles: list[Any] = []
 
@@ -255,7 +255,7 @@ class TorchWatch:
     @property
     def parameters(self) -> tuple[ParameterFacts, ...]:
         """Every parameter as the loop used it: trainable at the start and since, in a group then or now."""
-        groups = self._group_of_parameters() | self._groups
+        groups = group_of_parameters(self.optimizers, self.named) | self._groups
         owners = dict(self.model.named_modules(remove_duplicate=False))
         followed = {id(p): i for i, p in enumerate(self.steps.params)}
         facts = []
@@ -276,29 +276,10 @@ class TorchWatch:
             )
         return tuple(facts)
 
-    def _group_of_parameters(self) -> dict[int, int]:
-        groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
-        return {id(p): i for i, group in enumerate(groups) for p in group["params"]}
-
     @property
     def optimizer(self) -> OptimizerFacts:
         """All optimizers as one."""
-        mine = {id(p) for p in self.model.parameters()}
-        held = [p for o in self.optimizers for g in o.param_groups for p in g["params"]]
-        owned = sum(id(p) in mine for p in held)
-        sets = [frozenset(id(p) for g in o.param_groups for p in g["params"]) for o in self.optimizers]
-        other = Counter(tuple(p.shape) for p in {id(p): p for p in held if id(p) not in mine}.values())
-        theirs = {id(p) for p in held}
-        alone = [(n, p) for n, p in self.named if id(p) not in theirs and p.requires_grad]
-        replaced = bool(other) and not other - Counter(tuple(p.shape) for _, p in alone)
-        return OptimizerFacts(
-            same=len(sets) - len(set(sets)),
-            replaced=tuple(n for n, p in alone if tuple(p.shape) in other) if replaced else (),
-            name=", ".join(type(o).__name__ for o in self.optimizers),
-            lrs=tuple(float(g["lr"]) for o in self.optimizers for g in o.param_groups),
-            foreign=len(held) - owned,
-            owned=owned,
-        )
+        return optimizer_facts(self.optimizers, self.model, self.named)
 
     @property
     def cut(self) -> tuple[str, ...]:

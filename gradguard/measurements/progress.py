@@ -33,6 +33,8 @@ SAME = 1e-4
 """Outputs whose standard deviation over samples is below this share of their mean magnitude are the same."""
 PARTING, ROUNDING = 1.2, 1e-6
 """A spread that has grown by the first, beyond rounding in single precision: the outputs are on their way apart."""
+SAMPLES = 64
+"""Samples that are all the same, from this many on."""
 ENOUGH = 200
 """Steps after which no progress is a verdict rather than impatience."""
 
@@ -51,6 +53,8 @@ class Progress:
     steps: int = 0
     longest: bool = False
     """No longer run can be asked for."""
+    same_inputs: bool = False
+    """Every sample that the model is given is the same: nothing but the labels' distribution can be learnt."""
     worse: bool = False
     """The predictions got worse while the loss fell: what is minimised is not the loss of the predictions."""
 
@@ -115,7 +119,7 @@ def progress(evidence: Evidence) -> Progress:
         and outputs.data_loss > 1.5 * first.prior
     )
     prior, data = (outputs.prior, outputs.data_loss) if outputs is not None else (math.nan, math.nan)
-    known = outputs is not None and outputs.kind in PRIOR_SHARE and prior > 1e-3 * max(1.0, abs(data)) and math.isfinite(data)
+    known = outputs is not None and _known(outputs)
     if known:
         assert outputs is not None
         text += f"; guessing the labels' distribution gives {prior:.4g}"
@@ -126,7 +130,10 @@ def progress(evidence: Evidence) -> Progress:
         moving = gained > STILL * prior or (data > (1 + NEAR) * prior and gained > CLOSING * (data - prior))
         plateau = enough and not moving
         text += f"; that of the predictions went from {middle.data_loss:.4g} to {data:.4g} in the second half"
-    if known and outputs is not None and ignores_its_inputs(outputs, first):
+    same = look.same_inputs if look is not None else 0
+    if same:
+        text += f"; all {same} samples that the model is given are the same"
+    if known and outputs is not None and (same >= SAMPLES or ignores_its_inputs(outputs, first)):
         moving, plateau = False, enough  # what still falls is the way to the best constant, and that is the guess
     facts: Any = {
         "fall": share,
@@ -136,6 +143,7 @@ def progress(evidence: Evidence) -> Progress:
         "steps": steps,
         "longest": longer is not None,
         "worse": worse,
+        "same_inputs": same >= SAMPLES,
     }
     if worse:
         return Progress("fails", text + "; the loss falls while the predictions get worse", **facts)
@@ -159,6 +167,17 @@ def ignores_its_inputs(outputs: OutputFacts, first: OutputFacts | None, spread: 
     if outputs.samples < 8 or not outputs.least_spread < spread:
         return False
     return first is None or first.samples < 8 or not outputs.least_spread > max(PARTING * first.least_spread, ROUNDING)
+
+
+def _known(outputs: OutputFacts) -> bool:
+    """Whether the best constant guess is a yardstick: labels that hardly vary beside their size are guessed almost exactly."""
+    if outputs.kind not in PRIOR_SHARE or not math.isfinite(outputs.data_loss):
+        return False
+    if outputs.kind in ("cross_entropy", "bce"):
+        return outputs.prior > 1e-3
+    if math.isfinite(outputs.label_std) and math.isfinite(outputs.label_rms):
+        return outputs.prior > 0 and outputs.label_std > 1e-3 * outputs.label_rms
+    return outputs.prior > 1e-3 * max(1.0, abs(outputs.data_loss))
 
 
 def _pair(

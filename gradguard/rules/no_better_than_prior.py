@@ -107,9 +107,14 @@ class NoBetterThanPrior(Rule):
             observed=consequence.data_loss,
             limit=consequence.prior,
             step=consequence.steps,
+            pattern="same input" if consequence.same_inputs else "",
             evidence=f"{consequence.text}; no progress in the second half, although the weights moved by {100 * median:.0f} %",
-            likely="labels that do not belong to their inputs, or a penalty or weight decay that outweighs the data",
-            hint="check a few pairs of input and label by hand; lower the penalty",
+            likely="an input that was lost on its way: blank, overwritten, or replaced by a constant"
+            if consequence.same_inputs
+            else "labels that do not belong to their inputs, or a penalty or weight decay that outweighs the data",
+            hint="look at what the model is given"
+            if consequence.same_inputs
+            else "check a few pairs of input and label by hand; lower the penalty",
         )
         return self.outcome([finding])
 

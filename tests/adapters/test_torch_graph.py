@@ -98,3 +98,34 @@ def test_labels_of_a_likelihood_written_by_hand(loss: Callable[[Tensor], Tensor]
 )
 def test_what_is_no_likelihood_of_labels(loss: Callable[[Tensor], Tensor]) -> None:
     assert predictions_of(loss(three())) is None
+
+
+COLUMN, ROW = torch.linspace(0, 1, 6)[:, None], torch.linspace(0, 1, 6)
+
+
+@pytest.mark.parametrize(
+    ("labels", "stretched"),
+    [(ROW, True), (COLUMN, False), (ROW[None, :], False), (torch.ones(6, 6), False)],
+)
+def test_a_product_of_column_and_row_is_a_mistake_and_one_with_a_matrix_is_not(labels: Tensor, stretched: bool) -> None:
+    z = one()[:, None]
+    found = losses_of((functional.softplus(z) - labels * z).mean())
+    assert any(f.broadcast == ((6, 1), (6, 6)) for f in found) is stretched
+
+
+def test_log_softmax_of_a_softmax_is_judged_as_before_cross_entropy() -> None:
+    loss = functional.kl_div(three().softmax(1).log_softmax(1), SOFT, reduction="batchmean")
+    assert facts(loss) == {("cross_entropy", ("softmax",))}
+
+
+def test_labels_are_read_only_from_a_difference_of_the_output() -> None:
+    torch.manual_seed(0)
+    x = torch.rand(6, 1, requires_grad=True)
+    made = torch.nn.Linear(1, 1)(x)
+    assert predictions_of((x * (1 - x) * made).square().mean(), made) is None
+    assert predictions_of(((made - 0.5) * (made - 0.3)).mean(), made) is None
+    difference = made - COLUMN
+    for loss in ((made - COLUMN) ** 2, difference * difference):
+        found = predictions_of(loss.mean(), made)
+        assert found is not None
+        assert torch.allclose(found.labels, COLUMN)

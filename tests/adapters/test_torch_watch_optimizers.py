@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import gradguard as gg
+from gradguard.adapters.torch_watch_optimizers import group_of_parameters, optimizer_facts
 
 
 def critic() -> nn.Sequential:
@@ -34,3 +35,14 @@ def test_the_optimizer_of_a_critic(holds: str, text: str) -> None:
     errors = [f.message for f in watch.report().errors]
     assert len(errors) == bool(text)
     assert all(text in message for message in errors)
+
+
+@pytest.mark.parametrize(("low", "high", "held"), [(torch.bfloat16, torch.float32, True), (torch.float32, torch.float32, False)])
+def test_float32_copies_of_a_model_in_half_precision_are_its_own(low: torch.dtype, high: torch.dtype, held: bool) -> None:
+    model = nn.Linear(3, 2).to(low)
+    copies = [p.detach().clone().to(high).requires_grad_() for p in model.parameters()]
+    optimizer = torch.optim.SGD(copies, lr=0.1)
+    facts = optimizer_facts([optimizer], model, list(model.named_parameters()))
+    assert (facts.owned, facts.foreign) == ((2, 0) if held else (0, 2))
+    groups = group_of_parameters([optimizer], list(model.named_parameters()))
+    assert all((id(p) in groups) is held for p in model.parameters())

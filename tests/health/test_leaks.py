@@ -70,3 +70,31 @@ def test_a_model_that_draws_numbers_draws_the_same_again() -> None:
 
     assert {c.status for c in checked(Drawing(), WAYS["a tensor"]).checks} == {"passed"}
     assert [f.code for f in checked(Drawing(samples=True), WAYS["a tensor"]).errors] == ["GG305"]
+
+
+class Scaled(nn.Module):
+    """Divides by the largest entry of the whole batch, or of each sample."""
+
+    def __init__(self, whole: bool) -> None:
+        super().__init__()
+        self.head, self.whole = nn.Linear(4, 3), whole
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.head(x)
+        return y / (y.abs().max() if self.whole else y.abs().amax(1, keepdim=True))
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_sample_that_does_not_hold_the_largest_entry_depends_on_the_one_that_does(whole: bool, seed: int) -> None:
+    torch.manual_seed(seed)
+    batch = (torch.randn(8, 4), torch.randint(0, 3, (8,)))
+    report = gg.check_training(
+        Scaled(whole),
+        [batch],
+        loss=lambda m, b: functional.cross_entropy(m(b[0]), b[1]),
+        optimizer=None,
+        independent_samples=True,
+        select="GG305",
+    )
+    assert [f.code for f in report.errors] == (["GG305"] if whole else [])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from gradguard.adapters.observing_base import Look
+from gradguard.measurements.long_run import LongRun
 from gradguard.rules.no_better_than_prior import NoBetterThanPrior
 from tests.rules.health_evidence import FAILS, WORKS, evidence, longer, outputs, passes, run
 
@@ -90,3 +91,15 @@ def test_a_loss_that_falls_without_its_predictions_is_run_for_longer(start: floa
 def test_a_run_that_was_long_is_not_early(steps: int, asked: list[str]) -> None:
     falling = evidence(run((2.6, 2.29), steps), passes(start={"outputs": outputs(2.6)}, loss=2.29))
     assert [r.measurement for r in NoBetterThanPrior().check(falling).requests] == asked
+
+
+def test_inputs_that_are_all_the_same_explain_a_guess_that_still_comes_nearer() -> None:
+    seen = evidence(*SHORT, longer((2.6, 2.3), 2.3))
+    assert NoBetterThanPrior().check(seen).status == "passed"
+    longest = seen["long_run"]
+    assert isinstance(longest, LongRun)
+    assert longest.look is not None
+    same = replace(longest, look=replace(longest.look, same_inputs=512))
+    (finding,) = NoBetterThanPrior().check({**seen, "long_run": same}).findings
+    assert (finding.severity, finding.pattern) == ("error", "same input")
+    assert "all 512 samples that the model is given are the same" in finding.evidence

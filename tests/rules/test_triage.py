@@ -23,7 +23,7 @@ def finding(name: str) -> Finding:
         (["GG302/at birth", "GG401"], "GG302/at birth"),  # an initialisation that no rate can take
         (["GG302/overflow", "GG201", "GG401", "GG502"], "GG502"),
         (["GG302/not finite", "GG102"], "GG102"),
-        (["GG401", "GG406/ascent"], "GG406/ascent"),
+        (["GG401", "GG406/ascent"], "GG401"),
         (["GG401", "GG406"], "GG401"),
         (["GG201", "GG204", "GG404/sum", "GG406"], "GG404/sum"),
         (["GG204", "GG406", "GG303", "GG501"], "GG501"),
