@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradguard.adapters.numpy_training import NumpySession, NumpyTraining, preserved_rng
-from gradguard.adapters.observing_base import LayerUnits, Leaks, Look, ModuleFacts, Nonfinite, OutputFacts, spreads
+from gradguard.adapters.observing_base import LayerUnits, Leaks, Look, ModuleFacts, Nonfinite, OutputFacts, lengths, spreads
 from gradguard.errors import UsageError
 
 __all__ = ["NumpyHealth"]
@@ -182,6 +182,7 @@ def output_facts(made: list[Array], labels: list[Array]) -> OutputFacts | None:
         "samples": len(p),
         "width": p.shape[1],
         **spreads(made),
+        **lengths(made, labels),
         "low": float(p.min()),
         "high": float(p.max()),
     }

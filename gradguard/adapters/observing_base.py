@@ -24,8 +24,13 @@ __all__ = [
     "Observable",
     "OutputFacts",
     "TimeFlow",
+    "lengths",
     "spreads",
 ]
+
+
+SAME_LENGTH, LONGER = 1e-3, 0.05
+"""Outputs whose lengths differ by less than the first part are normalised; labels longer by the second are out of reach."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +142,22 @@ class LossFacts:
     """The share of labels 0 in a margin loss, which wants -1 and 1."""
 
 
+def lengths(parts: Sequence[NDArray[np.float64]], labels: Sequence[NDArray[np.float64]]) -> dict[str, float]:
+    """``length`` and ``longer_labels`` of matrices (samples, features), one a batch; empty where the lengths differ."""
+    import numpy as np
+
+    wide = [part for part in parts if part.shape[1] > 1]
+    if not wide or len(wide) < len(parts):
+        return {}
+    made = np.concatenate([np.linalg.norm(part, axis=1) for part in wide])
+    length = float(made.max())
+    if not 0 < length < math.inf or made.min() < (1 - SAME_LENGTH) * length:
+        return {}
+    theirs = [np.linalg.norm(label, axis=1) for label in labels if label.shape[1] == wide[0].shape[1]]
+    longer = float(np.mean(np.concatenate(theirs) > (1 + LONGER) * length)) if theirs else math.nan
+    return {"length": length, "longer_labels": longer}
+
+
 def spreads(parts: Sequence[NDArray[np.float64]]) -> dict[str, float]:
     """``spread`` and ``within`` of outputs, a matrix (samples, features) for each batch."""
     import numpy as np
@@ -182,6 +203,10 @@ class OutputFacts:
     above_one: float = float("nan")
     below_zero: float = float("nan")
     below_minus_one: float = float("nan")
+    length: float = float("nan")
+    """The length of every row of several outputs, where all have the same one to a thousandth."""
+    longer_labels: float = float("nan")
+    """The share of rows of labels that are longer than that by a twentieth."""
     uneven_rows: float = float("nan")
     """The share of rows of several labels that do not sum to 1, as the outputs of a softmax do."""
     constant_label: float | None = None

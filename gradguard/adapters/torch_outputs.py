@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gradguard.adapters.observing_base import OutputFacts, spreads
+from gradguard.adapters.observing_base import OutputFacts, lengths, spreads
 from gradguard.adapters.torch_graph import Prediction
 from gradguard.adapters.torch_row_order import row_order
 
@@ -116,6 +116,7 @@ class Outputs:
             samples=len(y),
             width=self.width or y.shape[1],
             **spreads(same),
+            **(lengths(same, labels) if 1 < self.width <= COLUMNS else {}),
             low=float(y.min()),
             high=float(y.max()),
             rms=float(np.sqrt(np.mean(y**2))),

@@ -40,7 +40,8 @@ class HeadContradictsLoss(Rule):
         probabilities; a softmax over one unit (or over one score of an attention), over the batch or over another axis
         than the classes; a softmax for labels that do not sum to 1; ReLU before cross-entropy; ReLU, tanh or a clamped raw
         output used as a probability; a margin loss on labels 0 and 1; an output range that cannot reach the labels;
-        labels of a binary cross-entropy that are no probabilities; cosines without a factor as logits;
+        labels of a binary cross-entropy that are no probabilities; cosines without a factor as logits; outputs of a fixed
+        length for longer labels;
         predictions (N, 1) stretched against labels (N,); an output and labels that are flattened in different orders.
 
     Why is this bad:
@@ -232,6 +233,12 @@ class HeadContradictsLoss(Rule):
                     "labels of -1 and 1, class numbers, or masks of 0 and 255",
                     "bring the labels to 0 and 1: (y + 1) / 2, y == 1, or y / 255",
                 )
+        if facts.kind in REGRESSION and outputs is not None and outputs.longer_labels > self.outside:
+            return (
+                f"every output has length {outputs.length:.3g}, {100 * outputs.longer_labels:.0f} % of the labels are longer",
+                "a normalisation of the outputs to a fixed length before a regression",
+                "a linear output, or labels of that length",
+            )
         if facts.kind in REGRESSION and near in RANGES and outputs is not None:
             low, high = RANGES[near]
             below = outputs.below_zero if low == 0 else outputs.below_minus_one

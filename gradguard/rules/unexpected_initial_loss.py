@@ -31,7 +31,7 @@ class UnexpectedInitialLoss(Rule):
         cross-entropy), and a batch's loss with those of its halves: a mean is their mean, a sum their sum. Both are
         warnings, and errors where the short run at the user's rate shows a consequence: it blew up, or it is still above
         the guess at its end and has not fallen by a tenth. A loss or a gradient that is not finite before any step is an
-        error: no rate helps.
+        error: no rate helps. So is a loss of exactly 0 that stays 0 with all weights at 0.
 
     Why is this bad:
         A loss far above the guess is sure of wrong answers: an initialisation that is too wide, unscaled data, an output
@@ -71,12 +71,22 @@ class UnexpectedInitialLoss(Rule):
         broken = observed.broken if observed is not None else ""
         if broken or not math.isfinite(first.loss):
             return self.outcome([self._broken(broken or f"the mean loss of the first batches is {first.loss}")])
+        if first.loss == 0.0 and first.null == 0.0:
+            return self.outcome([self._nothing()])
         findings = [*self._sum(first, observed), *self._far(first, observed)]
         known = math.isfinite(first.uniform) and math.isfinite(first.data_loss)
         margin = first.data_loss / (self.factor * first.uniform + 1.0) if known else None
         if not known and first.split is None:
             return Outcome(status="skipped", reason=f"{first.reason}, and the batch cannot be halved")
         return self.outcome(findings, margin=margin, reason="" if known else first.reason)
+
+    def _nothing(self) -> Finding:
+        return self.finding(
+            "the loss is exactly 0, and stays 0 with all weights at 0: it does not depend on the model",
+            observed=0.0, pattern="zero",
+            likely="a mask, weights or labels that are all 0, or predictions that were overwritten",
+            hint="look at what the loss multiplies; a fitted model's loss would change with its weights",
+        )
 
     def _broken(self, what: str) -> Finding:
         return self.finding(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import pytest
 
-from gradguard.adapters.observing_base import spreads
+from gradguard.adapters.observing_base import lengths, spreads
 from gradguard.rules.constant_output import ConstantOutput
 from tests.rules.health_evidence import FAILS, WORKS, evidence, outputs, passes, run, severities
 
@@ -46,3 +47,29 @@ def test_the_spread_within_batches_is_about_each_batch_s_own_mean() -> None:
 
 def test_batches_of_one_sample_have_no_spread_within() -> None:
     assert spreads([np.array([[1.0]]), np.array([[2.0]])])["within"] == np.inf
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "losses", "expected"),
+    [
+        ({"kind": ""}, {"kind": "", "spread": 0.003, "rms": 0.5}, (1.0, 1e-4), ["error"]),
+        ({"kind": ""}, {"kind": "", "spread": 0.003, "rms": 0.5}, (1.0, 0.5), []),  # the loss did not fall for it
+        ({"kind": ""}, {"kind": "", "spread": 0.003, "rms": 200.0}, (1.0, 1e-4), []),  # they differ as much as before
+        ({"kind": ""}, {"kind": "", "spread": 0.2, "rms": 0.001}, (1.0, 1e-4), []),  # all are small, and differ
+        ({"kind": "mse"}, {"kind": "mse", "spread": 0.003, "rms": 0.5}, (1.0, 1e-4), []),  # labels of data that hardly vary
+        ({"kind": "mse"}, {"kind": "mse", "spread": 0.003, "rms": 0.5, "prior": 1e-5}, (1.0, 1e-4), ["error"]),  # no data
+        ({"kind": "mse", "prior": math.nan}, {"kind": "mse", "spread": 0.003, "rms": 0.5, "prior": math.nan}, (1.0, 1e-4), []),
+    ],
+)
+def test_collapse_without_labels(
+    start: dict[str, Any], end: dict[str, Any], losses: tuple[float, float], expected: list[str]
+) -> None:
+    looks = passes(start={"outputs": outputs(1.0, **start)}, end={"outputs": outputs(1e-4, **end)})
+    assert severities(ConstantOutput().check(evidence(looks, run(losses)))) == expected
+
+
+def test_outputs_of_one_length() -> None:
+    ones = np.array([[0.6, 0.8], [1.0, 0.0], [0.0, -1.0]])
+    assert lengths([ones], [10 * ones, 0.5 * ones]) == {"length": 1.0, "longer_labels": 0.5}
+    assert lengths([ones, 2 * ones], [ones]) == {}
+    assert lengths([ones[:, :1]], [ones[:, :1]]) == {}

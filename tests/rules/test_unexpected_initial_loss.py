@@ -88,3 +88,9 @@ def test_skipped_where_nothing_is_known() -> None:
 def test_options() -> None:
     with pytest.raises(gg.UsageError, match="GG404 takes 1 < warn <= factor"):
         UnexpectedInitialLoss(warn=9.0)
+
+
+@pytest.mark.parametrize(("loss", "null", "patterns"), [(0.0, 0.0, ["zero"]), (0.0, 1.0, []), (0.5, 0.0, [])])
+def test_a_loss_of_0_whatever_the_weights_are(loss: float, null: float, patterns: list[str]) -> None:
+    """A fitted hinge loss is 0, too: with all weights at 0 it is 1."""
+    assert [f.pattern for f in judge(InitialLoss(loss=loss, null=null)).findings] == patterns
