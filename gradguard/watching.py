@@ -30,8 +30,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Watch", "watch"]
 
-LOOP_RULES = ("GG402",)
+LOOP_RULES = ("GG402", "GG403")
 """Rules of the learning rate that a watched loop is enough for."""
+LOSS_RULES = ("GG402",)
+"""Those of them that say nothing without losses."""
 LOOK_RULES = ("GG201", "GG202", "GG205", "GG206", "GG207")
 """Rules that only a look at a pass can judge."""
 
@@ -81,7 +83,7 @@ class Watch:
             ),
             "passes": Passes(start=start, end=end, path=seen.path, reason=unseen(start, end)),
         }
-        for name in ("leaks", "padding", "dependence", "long_run"):
+        for name in ("leaks", "padding", "dependence", "long_run", "rate_observation", "overfit"):
             evidence[name] = Unavailable(wanted=name, reason="a watched loop is not run again: use check_training")
         evidence["modes"] = Modes(facts=seen.modes.facts(), path=seen.path)
         lost = seen.flushes.lost
@@ -98,9 +100,9 @@ class Watch:
             evidence["training_run"] = NeverStepped(wanted="training_run", reason=reason, losses=losses)
             evidence["modes"] = Unavailable(wanted="modes", reason=reason)
         recorded = seen.recorded.count > 0
-        rules = build_rules([code for code in self._codes if recorded or code not in LOOP_RULES], self._limits)
+        rules = build_rules([code for code in self._codes if recorded or code not in LOSS_RULES], self._limits)
         report = judge(seen, rules, Settings(steps=max(1, seen.steps.count)), ignores=self._ignores, evidence=evidence)
-        silent = [] if recorded else [code for code in self._codes if code in LOOP_RULES]
+        silent = [] if recorded else [code for code in self._codes if code in LOSS_RULES]
         checks = [Check(scenario="", code=c, rule=RULES[c][0], status="skipped", reason="no loss was recorded") for c in silent]
         judged = [
             replace(c, status="skipped", reason=seen.unlooked)

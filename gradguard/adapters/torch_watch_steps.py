@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from gradguard.adapters.torch_watch_distance import Distance
 from gradguard.adapters.torch_watch_spikes import Sentinel
 from gradguard.adapters.training_base import StepFacts, Trace
 
@@ -77,6 +78,9 @@ class Steps:
         self.count = 0
         self.counts = {id(o): 0 for o in optimizers}
         self.unseen = set(range(len(self.params)))
+        self.distance = Distance(self.params)
+        self.far = True
+        """The distance can be measured: where that raises once, it is not tried again."""
         self.pending = Losses()
         self.between = False
         """Something was called since the last step: what is recorded now belongs to the next."""
@@ -111,10 +115,18 @@ class Steps:
         mine = {id(p) for g in optimizer.param_groups for p in g["params"]} if self.several else None
         one = self._open[id(optimizer)] = Open(row, due, closure, mine)
         if sampled:
+            self._measure()
             held = [p for p in self.params if id(p) in mine] if mine is not None else self.params
             row.weight = self._columns(held, fused(held))
             one.before = [(p, p.detach().clone()) for p in held]
         return self._read(optimizer, one) if not closure else ("", [])
+
+    def _measure(self) -> None:
+        if self.far:
+            try:
+                self.distance.see()
+            except (RuntimeError, TypeError):  # a parameter that changed its shape, or has no strides
+                self.far = False
 
     def end(self, optimizer: torch.optim.Optimizer) -> tuple[str, list[str]]:
         """The step is made; see :meth:`begin` for what is returned."""
@@ -171,6 +183,7 @@ class Steps:
     def forget(self) -> None:
         """No copy of a parameter is left."""
         self._open.clear()
+        self.distance.forget()
 
     def trace(self) -> Trace:
         """The steps that were kept, transferred now; without those that a loss scaler skipped."""
@@ -213,6 +226,7 @@ class Steps:
             weight=filled(columns["weight"]),
             update=columns["update"],
             stopped=stopped,
+            movement=self.distance.shares() if self.far else None,
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -33,6 +34,8 @@ SAME = 1e-4
 """Outputs whose standard deviation over samples is below this share of their mean magnitude are the same."""
 PARTING, ROUNDING = 1.2, 1e-6
 """A spread that has grown by the first, beyond rounding in single precision: the outputs are on their way apart."""
+FEWEST = 5
+"""Recorded losses in a window, for a mean and its error."""
 SAMPLES = 64
 """Samples that are all the same, from this many on."""
 ENOUGH = 200
@@ -48,6 +51,8 @@ class Progress:
     fall: float = math.nan
     plateau: bool = False
     """The second half of the run brought no progress."""
+    still: bool = False
+    """The same of a watched run of any length, where its recorded losses say so beyond their noise."""
     prior: float = math.nan
     data_loss: float = math.nan
     steps: int = 0
@@ -80,7 +85,8 @@ def progress(evidence: Evidence) -> Progress:
     """The consequence, from the longest run that there is.
 
     Fails, after enough steps: not finite, a loss that rose, far worse than the prior, or no better than it and no longer
-    falling; or (without a prior) less than 2 standard errors of progress.
+    falling; or (without a prior) less than 2 standard errors of progress. A watched run is no copy whose losses are taken on
+    the same batches: there windows of the recorded losses are compared, about the middle and at the end.
     """
     run, longer, passes = the(evidence, TrainingRun), the(evidence, LongRun), the(evidence, Passes)
     if run is None:
@@ -107,6 +113,9 @@ def progress(evidence: Evidence) -> Progress:
         late, late_error, _ = _fall(np.array(trace.loss_middle), end)
         plateau = enough and late < LEAST_PROGRESS * scale and late < max(2 * late_error, 0.0005 * scale)
         moving = late > max(2 * late_error, 0.005 * scale)
+    still = run.source == "watch" and not trace.loss_middle and stands_still(trace.losses)
+    if run.source == "watch" and not trace.loss_middle:
+        plateau, moving = enough and still, not still
     text = f"loss {start.mean():.4g} -> {end.mean():.4g} in {steps} steps"
     share = fall / scale
     first = passes.start.outputs if passes is not None else None
@@ -138,6 +147,7 @@ def progress(evidence: Evidence) -> Progress:
     facts: Any = {
         "fall": share,
         "plateau": plateau,
+        "still": still,
         "prior": prior if known else math.nan,
         "data_loss": data,
         "steps": steps,
@@ -160,6 +170,30 @@ def progress(evidence: Evidence) -> Progress:
     if share >= LEAST_PROGRESS and fall > 2 * error:  # finding the right constant takes a few per cent, and then comes nothing
         return Progress("fails" if plateau else "works" if enough else "unclear", text, **facts)
     return Progress("fails" if enough and fall <= 2 * error and not moving else "unclear", text, **facts)
+
+
+def stands_still(losses: Sequence[float]) -> bool:
+    """Whether recorded losses (T,) fell by nothing that counts from about the middle to the end, and by nothing beyond noise.
+
+    The means of the third and of the last fifth of the run. Noise that would hide progress is no standstill.
+    """
+    known = np.array([loss for loss in losses if not math.isnan(loss)])
+    fifth = len(known) // 5
+    if fifth < FEWEST:
+        return False
+    middle, end = _recorded(known[2 * fifth : 3 * fifth]), _recorded(known[-fifth:])
+    if min(len(middle), len(end)) < FEWEST and len(np.unique(np.concatenate([middle, end]))) > 1:
+        return False
+    late = float(middle.mean() - end.mean())
+    error = math.hypot(middle.std() / math.sqrt(len(middle)), end.std() / math.sqrt(len(end)))
+    scale = max(abs(float(middle.mean())), 1e-12)
+    return late + 2 * error < LEAST_PROGRESS * scale and not late > max(2 * error, STILL * scale)
+
+
+def _recorded(losses: np.ndarray) -> np.ndarray:
+    """A step without a record repeats the loss before it: each is taken once."""
+    kept: np.ndarray = losses[np.concatenate([[True], np.diff(losses) != 0])]
+    return kept
 
 
 def ignores_its_inputs(outputs: OutputFacts, first: OutputFacts | None, spread: float = SAME) -> bool:

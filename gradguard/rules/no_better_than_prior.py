@@ -26,8 +26,9 @@ class NoBetterThanPrior(Rule):
     What it does:
         Compares the loss of the predictions alone (without penalties) with that of the best constant guess: the entropy of
         the labels, or their variance. It is an error only where a longer run has stopped making progress although the
-        weights moved: training has ended, and nothing was learned. Labels of a classification that are all the same are an
-        error at once: guessing that class is all that there is to learn.
+        weights moved: training has ended, and nothing was learned. A watched loop is asked the same from its 200th step
+        on, by the losses that were recorded: noise that could hide progress keeps it silent. Labels of a classification
+        that are all the same are an error at once: guessing that class is all that there is to learn.
 
     Why is this bad:
         The model has learned the average of the labels and nothing of the inputs.
@@ -84,7 +85,8 @@ class NoBetterThanPrior(Rule):
             return Outcome(status="skipped", reason="labels are not known: the loss saves none, and labels= is not declared")
         if run.trace.stopped:
             return Outcome(status="skipped", reason=run.trace.stopped)
-        if longer is None:
+        watched = run.source == "watch"
+        if longer is None and not (watched and consequence.final):
             if len(run.trace.steps) < 20:
                 return Outcome(status="skipped", reason="fewer than 20 steps say nothing about the end of training")
             began = outputs.data_loss if outputs is not None else np.nan
@@ -95,9 +97,9 @@ class NoBetterThanPrior(Rule):
             return Outcome(
                 status="passed",
                 reason=f"not yet better than guessing: {consequence.text}",
-                requests=(LONGER,),
+                requests=() if watched else (LONGER,),
             )
-        moved = longer.trace.movement
+        moved = longer.trace.movement if longer is not None else run.trace.movement
         median = float(np.nanmedian(moved)) if moved is not None and np.isfinite(moved).any() else 0.0
         if not (consequence.plateau and median >= self.movement and consequence.verdict == "fails"):
             return Outcome(status="passed", reason=f"not better than guessing, but still moving: {consequence.text}")

@@ -16,7 +16,9 @@ from gradguard.measurements.rate_longer import LongerRun
 from gradguard.measurements.rate_observation import RateObservation
 from gradguard.measurements.rate_predictions import Predictions
 from gradguard.measurements.rate_verdict import RateLimits, RateRun, verdict
+from gradguard.measurements.training_run import TrainingRun
 from gradguard.rules.base import Rule
+from gradguard.rules.stalled_loop import standstill
 
 __all__ = ["StalledTraining"]
 
@@ -42,6 +44,11 @@ class StalledTraining(Rule):
         An optimizer that normalises its gradient (Adam and the like; it is tried, not known by name) makes steps of the
         rate's size whatever the gradient: there it fails only where a step changes the weights by less than ``update``,
         for otherwise it is not the rate that holds training up, but how far there is to go.
+        In a watched loop no other rate can be tried. There it fails where the rate is 0, or a millionth of what it was, on
+        most steps; where after 100 steps every weight is where it was up to rounding, although gradients came; and where
+        after 200 steps the predictions are no better than guessing, the second half brought no progress, and the weights
+        moved by less than 0.2 %, from where they were at the start, or since the rate fell to a hundredth. A rate that is
+        still rising is a warm-up.
 
     Why is this bad:
         Such a run looks like a model that cannot learn; the architecture gets the blame.
@@ -81,6 +88,19 @@ class StalledTraining(Rule):
         for name in ("stalled", "confirmed", "worthwhile", "moved", "update"):
             if not 0 < getattr(self, name) < 1:
                 raise UsageError(f"{self.code} takes {name} between 0 and 1, got {getattr(self, name)!r}")
+
+    def check(self, evidence: Evidence) -> Outcome:
+        """As for other rules; a watched loop is judged by what it did."""
+        run = evidence.get("training_run")
+        if not isinstance(run, TrainingRun) or run.source != "watch":
+            return super().check(evidence)
+        stands = standstill(evidence)
+        if stands is None:
+            return self.outcome([])
+        finding = self.finding(
+            stands.message, evidence=stands.evidence, likely=stands.likely, hint=stands.hint, step=run.asked,
+        )
+        return self.outcome([finding])
 
     def judge(self, evidence: Evidence) -> Outcome:
         """An error where nothing moves at this rate and much at a larger one."""

@@ -294,16 +294,6 @@ class UntrainedParameter(Rule):
                     len(held),
                 )
             ]
-        still = self._standing(run) if run.source == "watch" else 0  # of a copy GG403 says it
-        if still > 0.5 * len(run.trace.steps):
-            return [
-                self._wrong(
-                    f"the learning rate is 0, or less than a millionth of what it was, on {still} of "
-                    f"{len(run.trace.steps)} steps",
-                    "a schedule stepped too often, or a rate of 0",
-                    "step the scheduler once per epoch or per step, as its horizon was counted",
-                )
-            ]
         if missing:
             failed = consequence.verdict == "fails"
             return [
@@ -321,15 +311,6 @@ class UntrainedParameter(Rule):
                 )
             ]
         return []
-
-    @staticmethod
-    def _standing(run: TrainingRun) -> int:
-        """Steps at which the rate of every group is 0, or a millionth of the largest that it had."""
-        width = min((len(s.lr) for s in run.trace.steps), default=0)
-        rates = np.array([s.lr[:width] for s in run.trace.steps])
-        if not rates.size:
-            return 0
-        return int((rates <= 1e-6 * rates.max(axis=0)).all(axis=1).sum())
 
     def _nothing(self, run: TrainingRun, silent: dict[str, str]) -> Finding | None:
         """No parameter has a gradient, or only zeros, whenever the optimizer steps."""

@@ -37,6 +37,25 @@ def test_rows(measured: Any, status: str) -> None:
     assert NoBetterThanPrior().check(evidence(*measured)).status == status
 
 
+@pytest.mark.parametrize(
+    ("losses", "columns", "status"),
+    [
+        (FAILS, {}, "failed"),
+        (FAILS, {"steps": 150}, "passed"),  # too early for a verdict
+        (FAILS, {"movement": np.full(3, 1e-4)}, "passed"),  # nothing moved: GG403
+        (FAILS, {"movement": None}, "passed"),
+        ((2.6, 2.3), {}, "passed"),  # still falling
+    ],
+)
+def test_a_watched_loop_is_judged_by_what_it_recorded(
+    losses: tuple[float, float], columns: dict[str, Any], status: str
+) -> None:
+    made = run(losses, source="watch", loss_middle=(), **columns)
+    made = replace(made, trace=replace(made.trace, loss_start=(), loss_end=()))
+    outcome = NoBetterThanPrior().check(evidence(made, passes(loss=2.3)))
+    assert (outcome.status, outcome.requests) == (status, ())
+
+
 def test_a_longer_run_is_asked_for_first() -> None:
     outcome = NoBetterThanPrior().check(evidence(*SHORT))
     assert outcome.status == "passed"

@@ -117,24 +117,6 @@ def test_gradients_that_are_all_zero(table: Any, losses: tuple[float, float], ex
     assert severities(outcome) == expected
 
 
-@pytest.mark.parametrize(
-    ("rates", "source", "expected"),
-    [
-        ([0.1 * 0.1**i for i in range(40)], "watch", ["error"]),
-        ([0.1 * 0.1**i for i in range(40)], "copy", []),  # GG403 tries other rates
-        ([0.0] * 40, "watch", ["error"]),
-        ([0.1 * (1 + np.cos(np.pi * i / 39)) for i in range(40)], "watch", []),
-        ([0.1 * i / 39 for i in range(40)], "watch", []),
-        ([0.1] * 25 + [0.0] * 15, "watch", []),
-    ],
-)
-def test_rates_that_ran_out(rates: list[float], source: str, expected: list[str]) -> None:
-    watched = run(steps=40, source=source)
-    steps = tuple(replace(s, lr=(rate,)) for s, rate in zip(watched.trace.steps, rates, strict=True))
-    watched = replace(watched, trace=replace(watched.trace, steps=steps))
-    assert severities(UntrainedParameter().check(evidence(watched, passes()))) == expected
-
-
 @pytest.mark.parametrize(("losses", "status"), [(80, "failed"), (10, "skipped"), (0, "skipped")])
 def test_a_loop_that_never_steps(losses: int, status: str) -> None:
     never = NeverStepped(wanted="training_run", reason="no optimizer step was seen", losses=losses)
