@@ -183,12 +183,14 @@ class TorchHealth(TorchTraining):
         return modes_of(self, seed=seed)
 
     def dependence(self, state: str, names: tuple[str, ...], *, seed: int = 0) -> dict[str, float]:
-        """The largest relative change of the loss over three batches when each block moves by a tenth of its RMS."""
+        """The largest relative change of the loss when each block moves by a tenth of its RMS, over those of three batches that
+        give it no gradient: what one batch does not use (an expert), another may."""
         indices = range(min(3, self.batch_count))
         changes = {}
         with untouched(self.scenario.model), preserved_rng(seed):
             session = self.session(state)
             base = self.evaluate(session, indices, seed)
+            reached = [self._reached(session, index, seed) for index in indices]
             parameters = dict(session.named)
             generator = torch.Generator().manual_seed(seed)
             for name in names:
@@ -203,9 +205,21 @@ class TorchHealth(TorchTraining):
                 moved = self.evaluate(session, indices, seed)
                 with torch.no_grad():
                     parameter.copy_(kept)
-                pairs = zip(moved, base, strict=True)
-                changes[name] = max((abs(m - b) / max(abs(b), 1e-12) for m, b in pairs if math.isfinite(b)), default=0.0)
+                pairs = [(m, b) for m, b, some in zip(moved, base, reached, strict=True) if name not in some and math.isfinite(b)]
+                changes[name] = max((abs(m - b) / max(abs(b), 1e-12) for m, b in pairs), default=0.0)
         return changes
+
+    def _reached(self, session: Session, index: int, seed: int) -> set[str]:
+        """The blocks that one batch's loss gives a gradient."""
+        session.zero_grad()
+        self.counts.backwards += 1
+        with preserved_rng(seed), torch.enable_grad(), kept_buffers(session.model):
+            loss = session.loss(self.batches[index], index)
+            if loss.requires_grad:
+                session.backward(loss)
+        found = {n for n, p in session.named if p.grad is not None and bool(p.grad.detach().to_dense().any())}
+        session.zero_grad()
+        return found
 
     def underflow(self, *, seed: int = 0) -> dict[str, float]:
         """Per block the share of entries whose gradient is exactly 0, and is not when the loss is scaled by 2^10 first."""

@@ -283,3 +283,34 @@ def test_a_numpy_net_gets_the_same_verdicts(bias: float, codes: list[str]) -> No
     report = gg.check_training(model, batches, optimizer=gg.SGD(0.3), select=("GG2", "GG3", "GG4", "GG5"), **options)
     assert [f.code for f in report.errors if not f.caused_by] == codes, str(report)
     assert np.array_equal(model["hidden"]["W"], kept)
+
+
+class Rare(nn.Module):
+    """A part that takes the samples above a threshold, which training raises: at first some batch has such samples."""
+
+    def __init__(self, cut: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.common, self.rare, self.cut = nn.Linear(4, 2), nn.Linear(4, 2), cut
+        self.threshold = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        taken = (x[:, :1] > self.threshold).float()
+        rare = self.rare(x).detach() if self.cut else self.rare(x)
+        out: torch.Tensor = self.common(x) + taken * rare
+        return out
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_a_part_that_is_no_longer_used_is_not_cut_off(cut: bool) -> None:
+    generator = torch.Generator().manual_seed(1)
+    batches = [torch.randn(16, 4, generator=generator) for _ in range(2)]
+    batches[0][:, 0], batches[1][:, 0] = -1.0, 0.05
+
+    def loss(m: Any, x: torch.Tensor) -> torch.Tensor:
+        return m(x).square().mean() - m.threshold  # a threshold without a lower bound on the loss: it only rises
+
+    model = Rare(cut)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    report = gg.check_training(model, batches, loss=loss, optimizer=optimizer, steps=25, select="GG303")
+    assert [f.module for f in report.errors] == (["rare"] if cut else [])
