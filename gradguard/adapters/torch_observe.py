@@ -205,7 +205,8 @@ class TorchHealth(TorchTraining):
                 moved = self.evaluate(session, indices, seed)
                 with torch.no_grad():
                     parameter.copy_(kept)
-                pairs = [(m, b) for m, b, some in zip(moved, base, reached, strict=True) if name not in some and math.isfinite(b)]
+                each = zip(moved, base, reached, strict=True)
+                pairs = [(m, b) for m, b, some in each if name not in some and math.isfinite(b)]
                 changes[name] = max((abs(m - b) / max(abs(b), 1e-12) for m, b in pairs), default=0.0)
         return changes
 
