@@ -14,9 +14,9 @@ class ModeFacts:
 
     ``train`` and ``eval`` count the steps seen in each mode; ``tail`` the last ones without a break that were in eval mode;
     ``switch`` is the step with which these begin. ``validated``: between the last step in train mode and them the model was
-    called without gradients in eval mode. ``dependent`` are modules that act differently in the two modes; ``model`` is its
-    name where several are watched; ``difference`` is how much the loss changes with the mode, relative (None where it was
-    not tried).
+    called without gradients in eval mode. ``dependent`` are modules that act differently in the two modes, ``dropout`` those
+    of them that drop values at random; ``model`` is its name where several are watched; ``difference`` is how much the loss
+    changes with the mode, relative (None where it was not tried).
     """
 
     train: int = 0
@@ -25,6 +25,7 @@ class ModeFacts:
     switch: int | None = None
     validated: bool = False
     dependent: tuple[str, ...] = ()
+    dropout: tuple[str, ...] = ()
     difference: float | None = None
     model: str = ""
     source: str = "copy"

@@ -23,10 +23,15 @@ def dependent_modules(model: torch.nn.Module) -> tuple[str, ...]:
 
 
 def _depends(module: torch.nn.Module) -> bool:
-    if isinstance(module, torch.nn.modules.dropout._DropoutNd | torch.nn.RReLU):
-        return getattr(module, "p", 1.0) > 0
     if isinstance(module, torch.nn.modules.batchnorm._NormBase):
         return module.running_mean is not None
+    return isinstance(module, torch.nn.RReLU) or _drops(module)
+
+
+def _drops(module: torch.nn.Module) -> bool:
+    """Whether it drops values at random in train mode."""
+    if isinstance(module, torch.nn.modules.dropout._DropoutNd):
+        return module.p > 0
     if isinstance(module, torch.nn.RNNBase):
         return module.dropout > 0 and module.num_layers > 1
     return isinstance(module, torch.nn.MultiheadAttention) and module.dropout > 0
@@ -108,6 +113,7 @@ class Root:
     def facts(self) -> ModeFacts:
         """What was seen."""
         prefix = f"{self.name}." if self.name else ""
+        dropping = tuple(clean(name) for name, module in self.module.named_modules() if _drops(module))
         return ModeFacts(
             train=self.train,
             eval=self.eval,
@@ -116,6 +122,7 @@ class Root:
             validated=self.validated,
             model=self.name,
             dependent=tuple(prefix + path if path else self.name for path in dependent_modules(self.module)),
+            dropout=tuple(prefix + path if path else self.name for path in dropping),
             source="watch",
         )
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
+
+import numpy as np
 
 from gradguard.errors import UsageError
 from gradguard.finding import Finding, Outcome
@@ -15,6 +18,8 @@ from gradguard.rules.base import Rule
 
 __all__ = ["DivergingLoss"]
 
+LEAP, BEFORE = 100.0, 3
+"""A loss that each later step exceeds by the first factor was left for good, where at most so many steps had it."""
 RECOVERING = 0.1
 """A loss that falls by this part of what it has lost, from one third to the next, is coming back."""
 
@@ -26,7 +31,8 @@ class DivergingLoss(Rule):
     What it does:
         Reads the loss of every step of a watched loop (``watch.record(loss=...)``), or of the training copy. Not finite is
         an error unless the loop goes on with finite losses. Smoothed, the end may not lie above the start by half of the
-        descent, a twentieth of the loss and three times the noise; nor may it stay above the floor by half of the descent
+        descent, a twentieth of the loss and three times the noise; nor may every loss after the first one to three be more
+        than a hundred times as high, unless it is falling again; nor may it stay above the floor by half of the descent
         after a spike, unless it is falling again or the rate was raised (a restart).
 
     Why is this bad:
@@ -70,7 +76,7 @@ class DivergingLoss(Rule):
         shape = shape_of(losses, rates if len(rates) == len(losses) else ())
         findings = self._nonfinite(shape)
         if not findings and run.objective == "supervised" and shape.steps >= self.patience:
-            findings = [*self._above_start(shape), *self._after_spike(shape)][:1]
+            findings = [*self._leapt(losses, shape), *self._above_start(shape), *self._after_spike(shape)][:1]
         return self.outcome(findings, margin=self._margin(shape))
 
     def _margin(self, shape: CurveShape) -> float | None:
@@ -94,6 +100,25 @@ class DivergingLoss(Rule):
                 hint="a lower rate or clipping; GG203 names the first module that is not finite",
             )
         ]
+
+    def _leapt(self, losses: Sequence[float], shape: CurveShape) -> list[Finding]:
+        """The first steps threw the loss up at once: medians over several steps do not see where it began."""
+        kept = [loss for loss in losses if math.isfinite(loss)]
+        for steps in range(1, min(BEFORE, len(kept) - self.patience) + 1):
+            began, rest = max(kept[:steps]), kept[steps:]
+            lowest, third = min(rest), len(rest) // 3
+            falling = float(np.median(rest[third : 2 * third]) - np.median(rest[-third:])) > RECOVERING * (shape.end - began)
+            if min(kept[:steps]) > 0 and lowest > LEAP * began and not falling:
+                return [
+                    self.finding(
+                        f"the loss leapt from {began:.4g} at step {steps - 1} to {rest[0]:.4g}, and ends at {shape.end:.4g}",
+                        step=steps, observed=shape.end, limit=LEAP * began, total=shape.steps,
+                        evidence=f"the lowest loss since is {lowest:.4g}",
+                        likely="a rate that is far too high, or a gradient that was scaled and never unscaled",
+                        hint="unscale the gradient before the step; check_learning_rate says which rate holds",
+                    )
+                ]
+        return []
 
     def _above_start(self, shape: CurveShape) -> list[Finding]:
         risen = shape.end - shape.first

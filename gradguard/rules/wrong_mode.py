@@ -14,6 +14,9 @@ from gradguard.rules.base import Rule
 
 __all__ = ["WrongMode"]
 
+LASTING = 20
+"""Steps in eval mode that are no passing state."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class WrongMode(Rule):
@@ -23,7 +26,9 @@ class WrongMode(Rule):
         Sees the mode of the model itself at every optimizer step. An error where steps in train mode were followed by a
         validation (calls without gradients in eval mode) and then by steps in eval mode to the end: nobody switched back.
         The same where the loss function leaves the model in eval mode. A warning where all steps are in eval mode, as in an
-        audit of a model that was given so, or where no validation came before the switch. Nothing where no module depends
+        audit of a model that was given so, or where no validation came before the switch; without one it is an error where
+        the model holds dropout and was trained in train mode at first, and then in eval mode on more than half of all
+        steps and on 20 at least. Nothing where no module depends
         on the mode, which is tried where the loss can be called again. The mode of parts alone is never judged: batch
         normalisation that is frozen on purpose is in eval mode while the model is in train mode.
 
@@ -35,7 +40,8 @@ class WrongMode(Rule):
         Call model.train() at the beginning of every epoch, or after every validation.
 
     When it is healthy:
-        Fine-tuning with every layer frozen to its evaluation behaviour on purpose: ignore it, with that reason.
+        Fine-tuning with every layer frozen to its evaluation behaviour on purpose: ignore it, with that reason. Statistics
+        are frozen by putting the normalisations alone into eval mode, and dropout is ended by a probability of 0.
 
     Options:
         steps: fewer last steps in eval mode than this are not judged.
@@ -77,7 +83,7 @@ class WrongMode(Rule):
         )
         return self.finding(
             message,
-            severity="error" if facts.validated else "warning",
+            severity="error" if facts.validated or _abandoned(facts) else "warning",
             module=facts.model,
             step=facts.switch,
             observed=float(facts.tail),
@@ -115,3 +121,11 @@ class WrongMode(Rule):
             more = f" and {len(facts.dependent) - 3} more" if len(facts.dependent) > 3 else ""
             parts.append(f"depends on the mode: {', '.join(facts.dependent[:3])}{more}")
         return "; ".join(parts)
+
+
+def _abandoned(facts: ModeFacts) -> bool:
+    """Dropout that was on, and is off for most of the training: nobody builds it in for the first steps alone.
+
+    Batch normalisation alone says less: a whole model in eval mode is also how its statistics are frozen.
+    """
+    return bool(facts.dropout) and facts.tail >= LASTING and 2 * facts.tail > facts.train + facts.eval

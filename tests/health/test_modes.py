@@ -151,6 +151,13 @@ def test_a_switch_without_a_validation_may_be_intent() -> None:
     assert [f.severity for f in watched(net(nn.Dropout(0.1)), late, validate=False).findings] == ["warning"]
 
 
+@pytest.mark.parametrize(("middle", "severity"), [(nn.Dropout(0.1), "error"), (nn.BatchNorm1d(12), "warning")])
+def test_a_model_that_soon_stays_in_eval_mode_has_lost_its_dropout(middle: nn.Module, severity: str) -> None:
+    """Statistics may be frozen on purpose in that way; dropout is not built in for the first eight steps."""
+    report = watched(net(middle), lambda m, epoch: m.train(epoch < 1), validate=False)
+    assert [(f.severity, f.step, f.count) for f in report.findings] == [(severity, 8, 24)]
+
+
 def test_a_loop_in_eval_mode_from_the_start_may_be_intent() -> None:
     report = watched(net(nn.Dropout(0.1)).eval(), lambda m, e: None)
     assert [f.severity for f in report.findings] == ["warning"]

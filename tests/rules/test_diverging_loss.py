@@ -40,6 +40,8 @@ FIRES = {
     "a step up that stays": FALL + np.where(TIME > 120, 1.9, 0.0) + 0.05 * NOISE,
     "not finite at the end": np.r_[FALL[:150], np.full(50, np.nan)],
     "infinite": np.r_[FALL[:197], np.inf, np.inf, np.inf],
+    "a leap in the first step": np.where(TIME < 1, 2.3, 3000.0 + 600.0 * NOISE),
+    "a leap after three steps": np.where(TIME < 3, 2.3, 3000.0 + 600.0 * NOISE),
     "twenty steps": (2.3 * 1.3**TIME)[:20],
 }
 SILENT = {
@@ -51,6 +53,8 @@ SILENT = {
     "catapult": FALL + spike(1, 30.0, 3.0),
     "converged": 1e-13 * np.exp(-TIME / 50) + 1e-15 * NOISE,
     "converged, then a fresh optimizer": 0.01 + spike(1, 0.2, 20.0) + 0.003 * NOISE,
+    "a leap that is falling": np.where(TIME < 1, 2.3, 300.0 + 3000.0 * np.exp(-TIME / 60)),
+    "one easy batch first": np.where(TIME < 1, 0.1, 2.3 + 0.3 * NOISE),
     "slow spike": FALL + spike(80, 3.0, 25.0),
     "skipped step of loss scaling": np.where(TIME == 50, np.nan, FALL),
 }

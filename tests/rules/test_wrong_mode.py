@@ -23,6 +23,10 @@ def judged(**steps: Any) -> Outcome:
     [
         ({"train": 10, "eval": 20, "tail": 20, "switch": 10, "validated": True}, ["error"]),
         ({"train": 10, "eval": 20, "tail": 20, "switch": 10}, ["warning"]),
+        ({"train": 10, "eval": 20, "tail": 20, "switch": 10, "dropout": ("drop",)}, ["error"]),
+        ({"train": 20, "eval": 20, "tail": 20, "switch": 20, "dropout": ("drop",)}, ["warning"]),  # for the second half
+        ({"train": 5, "eval": 19, "tail": 19, "switch": 5, "dropout": ("drop",)}, ["warning"]),
+        ({"train": 0, "eval": 20, "tail": 20, "switch": 0, "dropout": ("drop",)}, ["warning"]),
         ({"train": 0, "eval": 20, "tail": 20, "switch": 0}, ["warning"]),
         ({"train": 1, "eval": 1, "tail": 1, "switch": 1, "validated": True, "source": "copy", "difference": 0.3}, ["error"]),
         ({"train": 0, "eval": 2, "tail": 2, "source": "copy", "difference": 0.3, "dependent": ()}, ["warning"]),
