@@ -78,6 +78,7 @@ class Watch:
                 source="watch",
                 stale=seen.stale.share,
                 cut=seen.cut,
+                idle=seen.steps.idle.facts(seen.named),
                 notes=seen.notes,
                 path=seen.path,
             ),

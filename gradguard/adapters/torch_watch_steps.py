@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from gradguard.adapters.torch_watch_distance import Distance
+from gradguard.adapters.torch_watch_idle import IdleWatch
 from gradguard.adapters.torch_watch_spikes import Sentinel
 from gradguard.adapters.training_base import StepFacts, Trace
 
@@ -78,6 +79,7 @@ class Steps:
         self.count = 0
         self.counts = {id(o): 0 for o in optimizers}
         self.unseen = set(range(len(self.params)))
+        self.idle = IdleWatch(optimizers)
         self.distance = Distance(self.params)
         self.far = True
         """The distance can be measured: where that raises once, it is not tried again."""
@@ -107,6 +109,7 @@ class Steps:
         their first gradient.
         """
         count = self.counts.setdefault(id(optimizer), 0)
+        self.idle.stepped(optimizer)
         row = Row(self.count, tuple(float(g["lr"]) for g in optimizer.param_groups))
         row.losses, self.pending = self.pending, Losses()
         row.skipped = getattr(optimizer, "found_inf", None)
@@ -160,6 +163,7 @@ class Steps:
         if one.due or new or forced:
             grads = [p.grad if one.mine is None or id(p) in one.mine else None for p in self.params]
             one.row.gradient = fused(grads, scale)
+            self.idle.see()
         return wrong, [self.names[i] for i in new]
 
     def _columns(self, held: Sequence[torch.nn.Parameter], values: list[torch.Tensor | None]) -> list[torch.Tensor | None]:
@@ -200,7 +204,8 @@ class Steps:
             gradient = columns["gradient"][i]
             present = ~np.isnan(gradient)
             loss = last_loss = mean_of(row.losses) if row.losses.count else last_loss
-            ratio = columns["update"][i] / np.where(columns["weight"][i] > 0, columns["weight"][i], math.nan)
+            with np.errstate(invalid="ignore"):  # both may be infinite
+                ratio = columns["update"][i] / np.where(columns["weight"][i] > 0, columns["weight"][i], math.nan)
             good = ratio[np.isfinite(ratio)]
             steps.append(
                 StepFacts(

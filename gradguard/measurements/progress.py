@@ -51,8 +51,6 @@ class Progress:
     fall: float = math.nan
     plateau: bool = False
     """The second half of the run brought no progress."""
-    still: bool = False
-    """The same of a watched run of any length, where its recorded losses say so beyond their noise."""
     prior: float = math.nan
     data_loss: float = math.nan
     steps: int = 0
@@ -113,9 +111,9 @@ def progress(evidence: Evidence) -> Progress:
         late, late_error, _ = _fall(np.array(trace.loss_middle), end)
         plateau = enough and late < LEAST_PROGRESS * scale and late < max(2 * late_error, 0.0005 * scale)
         moving = late > max(2 * late_error, 0.005 * scale)
-    still = run.source == "watch" and not trace.loss_middle and stands_still(trace.losses)
     if run.source == "watch" and not trace.loss_middle:
-        plateau, moving = enough and still, not still
+        moving = not stands_still(trace.losses)
+        plateau = enough and not moving
     text = f"loss {start.mean():.4g} -> {end.mean():.4g} in {steps} steps"
     share = fall / scale
     first = passes.start.outputs if passes is not None else None
@@ -147,7 +145,6 @@ def progress(evidence: Evidence) -> Progress:
     facts: Any = {
         "fall": share,
         "plateau": plateau,
-        "still": still,
         "prior": prior if known else math.nan,
         "data_loss": data,
         "steps": steps,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from gradguard.adapters.base import Problem, Settings
+from gradguard.adapters.idle_base import IdleOptimizer
 from gradguard.adapters.training_base import OptimizerFacts, ParameterFacts, StepFacts, Trace, Trainable
 from gradguard.finding import Table
 from gradguard.measurements.base import Evidence, Measurement, Unavailable
@@ -36,6 +37,8 @@ class TrainingRun(Measurement):
     stale: float | None = None
     cut: tuple[str, ...] = ()
     """Modules whose output the loop detached before the next module used it."""
+    idle: tuple[IdleOptimizer, ...] = ()
+    """Optimizers of the loop that never stepped while others did."""
     notes: tuple[str, ...] = ()
 
     def tables(self) -> dict[str, Table]:

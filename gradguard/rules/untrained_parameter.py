@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
+from gradguard.adapters.idle_base import IdleOptimizer
 from gradguard.adapters.training_base import ParameterFacts
 from gradguard.finding import Finding, Outcome, Request
 from gradguard.measurements.base import Evidence, the
@@ -20,6 +22,8 @@ __all__ = ["UntrainedParameter"]
 
 MOST = 24
 """Modules whose influence on the loss is tried."""
+LONG = 100
+"""Steps of the others after which predictions that are no better than guessing convict an optimizer that never stepped."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +36,9 @@ class UntrainedParameter(Rule):
         So are an optimizer that holds another model's parameters while this model's are missing from it, one that holds
         only frozen parameters, a loss without a graph, gradients that are exactly 0 in every parameter at every step, and
         tensors that the loss needs and that parameters() does not list (modules in a plain list). Parameters that no
-        optimizer holds, and modules without influence on the loss, are warnings, unless training fails.
+        optimizer holds, and modules without influence on the loss, are warnings, unless training fails. So is an optimizer
+        of a watched loop that never steps while others do, although its parameters get gradients: its turn may come later.
+        Where the predictions are no better than guessing after 100 steps, it is an error.
 
     Why is this bad:
         Part of the model stays as it was initialised, silently; the rest adapts to noise.
@@ -85,8 +91,9 @@ class UntrainedParameter(Rule):
         run, tried = the(evidence, TrainingRun), the(evidence, Dependence)
         consequence = progress(evidence)
         silent = self._silent(run)
-        findings = [*self._stray(run), *self._optimizer(run, silent, consequence)]
-        modules = self._modules(run, silent)
+        findings = [*self._stray(run), *self._optimizer(run, silent, consequence), *self._idle(run, consequence)]
+        waiting = {name for one in run.idle if waits(one) for name in one.blocks}
+        modules = {m: facts for m, facts in self._modules(run, silent).items() if not all(f.name in waiting for f in facts)}
         for module, facts in modules.items():
             found = self._module(module, facts, run, tried, the(evidence, Passes), self._twin(facts, run, silent))
             if found is not None:
@@ -120,6 +127,28 @@ class UntrainedParameter(Rule):
                 likely="modules in a plain list or dict, or a tensor that is no nn.Parameter",
                 hint="nn.ModuleList, nn.ModuleDict or nn.Parameter; freeze what is not meant to be trained",
             )
+        ]
+
+    def _idle(self, run: TrainingRun, consequence: Progress) -> list[Finding]:
+        """Optimizers that never step, although their parameters get gradients whenever others do."""
+        guessing = math.isfinite(consequence.prior) and consequence.verdict != "works"
+        failed = consequence.verdict == "fails" or (run.asked >= LONG and guessing)
+        return [
+            self.finding(
+                f"optimizer {one.place} of {one.total} ({one.kind}) never stepped in {run.asked} steps of the others, although "
+                f"its parameters get gradients: {', '.join(one.blocks[:4])}{', ...' if len(one.blocks) > 4 else ''}",
+                severity="error" if failed else "warning",
+                count=len(one.blocks),
+                total=len(run.trace.blocks),
+                pattern="optimizer",
+                location=one.blocks[0],
+                step=run.asked,
+                evidence=f"their gradients were there at {one.arrived} of {one.looks} steps looked at; {consequence.text}",
+                likely="a step() that is missing, or that is called on another optimizer",
+                hint=f"call step() of optimizer {one.place} too; give watch only what is stepped in this stage",
+            )
+            for one in run.idle
+            if waits(one) and run.asked >= self.steps
         ]
 
     @staticmethod
@@ -340,6 +369,11 @@ class UntrainedParameter(Rule):
 
     def _wrong(self, message: str, likely: str, hint: str, count: int | None = None, total: int | None = None) -> Finding:
         return self.finding(message, count=count, total=total, likely=likely, hint=hint, pattern="optimizer")
+
+
+def waits(one: IdleOptimizer) -> bool:
+    """At most steps of the others its parameters had gradients that it could have used."""
+    return 2 * one.arrived > one.looks
 
 
 def merge_nested(findings: list[Finding]) -> list[Finding]:

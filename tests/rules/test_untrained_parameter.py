@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gradguard.adapters.idle_base import IdleOptimizer
 from gradguard.adapters.training_base import OptimizerFacts
 from gradguard.measurements.dependence import Dependence
 from gradguard.measurements.training_run import NeverStepped
@@ -149,3 +150,35 @@ def test_a_bias_before_a_normalisation_is_named_and_is_no_finding() -> None:
     outcome = UntrainedParameter().check(evidence(run(gradient=table, blocks=blocks, parameters=facts)))
     assert outcome.findings == ()
     assert outcome.reason.endswith("makes it: conv.bias")
+
+
+def idle(arrived: int = 30) -> IdleOptimizer:
+    """The first of two optimizers, which holds the first two blocks."""
+    return IdleOptimizer(kind="Adam", place=1, total=2, blocks=BLOCKS[:2], looks=30, arrived=arrived)
+
+
+@pytest.mark.parametrize(
+    ("steps", "after", "objective", "arrived", "expected"),
+    [
+        (150, 2.3, "supervised", 30, ["error"]),  # half of the model stands still, and nothing was learnt
+        (150, 0.3, "supervised", 30, ["warning"]),  # the others learn: its stage may come later
+        (60, 2.3, "supervised", 30, ["warning"]),
+        (10, 2.3, "supervised", 30, []),
+        (150, 2.3, "adversarial", 30, ["warning"]),  # the other side of a game may be trained first
+    ],
+)
+def test_an_optimizer_that_never_steps(steps: int, after: float, objective: str, arrived: int, expected: list[str]) -> None:
+    table = np.ones((steps, 3))
+    table[:, :2] = np.nan  # of the steps of the other optimizer
+    measured = run((2.3, after), steps=steps, gradient=table, source="watch", objective=objective, idle=(idle(arrived),))
+    outcome = UntrainedParameter().check(evidence(measured, passes(loss=after)))
+    assert severities(outcome) == expected
+    assert all("optimizer 1 of 2 (Adam) never stepped" in f.message for f in outcome.findings)
+
+
+def test_an_optimizer_without_gradients_has_nothing_to_step_by() -> None:
+    table = np.ones((150, 3))
+    table[:, :2] = np.nan
+    measured = run(steps=150, gradient=table, source="watch", idle=(idle(arrived=0),))
+    outcome = UntrainedParameter().check(evidence(measured, passes(loss=0.3)))
+    assert [f.message for f in outcome.findings] == [f"fc{i}: called, but the loss does not depend on it" for i in (1, 2)]
