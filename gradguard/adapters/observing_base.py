@@ -73,6 +73,7 @@ class CodeFacts:
     """How often each of K discrete choices (codes, experts) was taken: counts (K,).
 
     ``lead`` is how far the best score is ahead of the second: the mean over samples, in standard deviations over samples.
+    ``alike``: the table is no parameter, and all of its rows are the same, as before they are set from data.
     """
 
     layer: str
@@ -80,6 +81,7 @@ class CodeFacts:
     counts: NDArray[np.float64]
     block: str = ""
     lead: float = 0.0
+    alike: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,6 +198,8 @@ class OutputFacts:
     data_loss: float = float("nan")
     data_error: float = float("nan")
     prior: float = float("nan")
+    told: float = float("nan")
+    """What the predictions say of their own labels: by how much they would be worse with the labels of other samples."""
     label_low: float = float("nan")
     label_high: float = float("nan")
     label_rms: float = float("nan")

@@ -35,6 +35,8 @@ class Outputs:
         self.labels: list[NDArray[np.float64]] = []
         self.classes: dict[int, int] = {}
         self.losses: list[NDArray[np.float64]] = []
+        self.log_p: NDArray[np.float64] | None = None
+        """The sum over samples of the logarithms of the predicted probabilities, one for each class."""
         self.kind = ""
         self.normalised: bool | None = None
         self.kept = 0
@@ -66,6 +68,8 @@ class Outputs:
             self.normalised = self.normalised is not False and bool((sums < rounding).all())
             keep = (flat >= 0) & (flat < log_p.shape[1])
             chosen = flat[keep]
+            total = log_p[keep].double().sum(dim=0).cpu().numpy()
+            self.log_p = total if self.log_p is None or len(self.log_p) != len(total) else self.log_p + total
             self.losses.append(-log_p[keep].gather(1, chosen[:, None]).reshape(-1).double().cpu().numpy())
             for label, n in zip(*np.unique(chosen.cpu().numpy(), return_counts=True), strict=True):
                 self.classes[int(label)] = self.classes.get(int(label), 0) + int(n)
@@ -125,6 +129,7 @@ class Outputs:
             data_loss=float(losses.mean()) if losses.size else math.nan,
             data_error=float(losses.std() / math.sqrt(losses.size)) if losses.size > 1 else math.nan,
             prior=prior,
+            told=self._told(float(losses.mean())) if losses.size and not self.declared else math.nan,
             label_low=float(flat.min()) if flat is not None and flat.size else math.nan,
             label_high=float(flat.max()) if flat is not None and flat.size else math.nan,
             label_rms=float(np.sqrt(np.mean(flat**2))) if flat is not None and flat.size else math.nan,
@@ -146,6 +151,23 @@ class Outputs:
         if self.kind == "bce" and flat is not None and flat.size and flat.min() == flat.max() and flat[0] in (0.0, 1.0):
             return float(flat[0])
         return None
+
+    def _told(self, loss: float) -> float:
+        """The loss of these predictions against the labels of all samples alike, less that against their own.
+
+        Over all pairs (i, j) of predictions and labels: for a cross-entropy -sum_c q_c E[log p_c] with q the labels' shares,
+        for squares E[(p_i - y_j)^2] = E[(p - y)^2] + 2 cov(p, y). NaN for other losses.
+        """
+        if self.kind == "cross_entropy" and self.log_p is not None:
+            n = sum(self.classes.values())
+            shares = np.array([self.classes.get(c, 0) / n for c in range(len(self.log_p))])
+            with np.errstate(all="ignore"):
+                return float(-np.sum((shares * self.log_p / n)[shares > 0]) - loss)
+        pairs = [(p, y) for p, y in zip(self.rows, self.labels, strict=False) if p.shape == y.shape]
+        if self.kind != "mse" or not pairs:
+            return math.nan
+        p, y = (np.concatenate(part) for part in zip(*pairs, strict=True))
+        return float(2 * np.mean(np.mean(p * y, axis=0) - p.mean(axis=0) * y.mean(axis=0)))
 
     def _prior(self) -> float:
         """The loss of guessing the labels' distribution: entropy, variance, or mean absolute deviation from the median."""

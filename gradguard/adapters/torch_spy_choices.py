@@ -28,6 +28,7 @@ class Choices:
         self.counts: dict[tuple[str, str], np.ndarray[Any, Any]] = {}
         self.tables: dict[tuple[str, str], str] = {}
         self.leads: dict[tuple[str, str], float] = {}
+        self.alike: dict[tuple[str, str], bool] = {}
         self._sizes: dict[int, int] = {}
         self._scores: dict[int, float] = {}
         self._held: deque[torch.Tensor] = deque(maxlen=HELD)  # an address means this storage for as long as it is held
@@ -82,13 +83,16 @@ class Choices:
             return
         key = (here, "experts" if name == "one_hot" else "codes")
         self.tables[key] = self.blocks.get(id(table), "") if table is not None else ""
+        if table is not None and not table.requires_grad:
+            self.alike[key] = bool((table == table[:1]).all())
         self._count(key, index, size)
 
     def facts(self) -> tuple[CodeFacts, ...]:
         """Every table that was looked up by a choice."""
         return tuple(
             CodeFacts(
-                layer=layer, kind=kind, counts=counts, block=self.tables.get((layer, kind), ""), lead=self.leads[layer, kind]
+                layer=layer, kind=kind, counts=counts, block=self.tables.get((layer, kind), ""), lead=self.leads[layer, kind],
+                alike=self.alike.get((layer, kind), False),
             )
             for (layer, kind), counts in self.counts.items()
         )

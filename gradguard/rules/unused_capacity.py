@@ -24,8 +24,9 @@ class UnusedCapacity(Rule):
     What it does:
         Counts over all samples how often each choice of an argmin, argmax or top-k that indexes a table (or experts) was
         taken, after the training run. The perplexity exp(-sum p log p) is the number of choices in effect. One code
-        for everything is an error after at least ``steps`` steps; one expert for everything is, if already at birth no
-        sample came near another one. Fewer than ``warn`` of them in effect are a warning, and one or two an error where
+        for everything is an error after at least ``steps`` steps (not yet where the table is no parameter and all of its rows
+        are the same: it is set from data later); one expert for everything is, if already at birth no sample came near
+        another one. Fewer than ``warn`` of them in effect are a warning, and one or two an error where
         training fails.
 
     Why is this bad:
@@ -77,7 +78,8 @@ class UnusedCapacity(Rule):
                 continue
             one = perplexity <= self.collapsed and steps >= self.steps
             settled = facts.kind == "experts" and born.get((facts.layer, facts.kind), 0.0) < self.lead
-            failed = (one and not settled) or (perplexity <= 2 and consequence.verdict == "fails")
+            unset = facts.alike and consequence.verdict != "fails"  # a table that is set from data later
+            failed = (one and not settled and not unset) or (perplexity <= 2 and consequence.verdict == "fails")
             requests = requests or not failed
             used = int((facts.counts > 0).sum())
             findings.append(

@@ -89,3 +89,27 @@ def test_codes_are_seen_where_a_method_calls_the_model_s_parts() -> None:
         model.loss(torch.randn(8, 2))
     (facts,) = spy.code_facts()
     assert (facts.kind, facts.layer, int(facts.counts.sum())) == ("codes", "codes", 8)
+
+
+@pytest.mark.parametrize(("learnt", "same"), [(True, True), (False, True), (False, False)])
+def test_a_table_that_has_not_been_set_yet(learnt: bool, same: bool) -> None:
+    class Stored(Coder):
+        def __init__(self) -> None:
+            super().__init__()
+            table = torch.zeros(4, 2) if same else torch.randn(4, 2)
+            del self.codes
+            if learnt:
+                self.table = nn.Parameter(table)
+            else:
+                self.register_buffer("table", table)
+
+        def forward(self, x: Tensor) -> Tensor:
+            z = self.encoder(x)
+            return nn.functional.embedding(torch.cdist(z, self.table).argmin(1), self.table)
+
+    model = Stored()
+    spy = Spy(model, lambda name: name)
+    with spy.installed():
+        model(torch.randn(8, 2))
+    (facts,) = spy.code_facts()
+    assert facts.alike is (same and not learnt)

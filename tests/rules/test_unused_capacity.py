@@ -40,3 +40,10 @@ def test_one_expert(lead: float, losses: tuple[float, float], expected: list[str
 
     looks = passes(start=experts([900, 50, 50, 0], lead), end=experts([1000, 0, 0, 0], 9.0), loss=losses[1])
     assert severities(UnusedCapacity().check(evidence(looks, run(losses, 300)))) == expected
+
+
+@pytest.mark.parametrize(("alike", "losses", "expected"), [(True, WORKS, ["warning"]), (True, FAILS, ["error"]), (False, WORKS, ["error"])])
+def test_a_table_that_is_set_from_data_later(alike: bool, losses: tuple[float, float], expected: list[str]) -> None:
+    facts = CodeFacts(layer="vq", kind="codes", counts=np.array([1000.0] + [0.0] * 31), alike=alike)
+    looks = passes(end={"codes": (facts,)}, loss=losses[1])
+    assert severities(UnusedCapacity().check(evidence(looks, run(losses, 300)))) == expected
