@@ -17,6 +17,8 @@ __all__ = ["LongRun", "measure"]
 STEPS = 300
 SECONDS = 30.0
 """The longer run has ``STEPS`` steps, or as many as these seconds are expected to hold: with too few, nothing is concluded."""
+FURTHER, ENOUGH = 4, 200
+"""Where it decides nothing, one of so many times the steps is made, if the same seconds are expected to hold it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +37,24 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
     if not isinstance(problem, Trainable) or run is None or run.source != "copy":
         return Unavailable(wanted="long_run", reason="nothing to train further")
     each = run.seconds / max(1, len(run.trace.steps)) if run.seconds else SECONDS / STEPS
-    steps = max(settings.steps, min(STEPS, int(SECONDS / max(each, 1e-6))))
+    allowed = int(SECONDS / max(each, 1e-6))
+    found = _of(problem, settings, evidence, run, max(settings.steps, min(STEPS, allowed)))
+    if allowed >= FURTHER * STEPS > len(found.trace.steps) >= ENOUGH and _undecided(evidence, found):
+        found = _of(problem, settings, evidence, run, FURTHER * STEPS)
+    return found
+
+
+def _undecided(evidence: Evidence, found: LongRun) -> bool:
+    """Whether training neither works nor fails by this run: it is near what guessing gives, and moves."""
+    from gradguard.measurements.progress import progress  # which reads this run: only here the other way round
+
+    return progress({**evidence, LongRun.name: found}).verdict == "unclear"
+
+
+def _of(problem: Trainable, settings: Settings, evidence: Evidence, run: TrainingRun, steps: int) -> LongRun:
+    """A run of so many steps, or the one that there is, where it is as long."""
     passes = the(evidence, Passes)
-    if steps <= len(run.trace.steps) and passes is not None and passes.end is not None:  # it was as long already
+    if steps <= len(run.trace.steps) and passes is not None and passes.end is not None:
         trace, look = run.trace, passes.end
     else:
         trace = problem.run(steps, seed=settings.seed, compare=min(COMPARED, problem.batch_count), keep="long")
