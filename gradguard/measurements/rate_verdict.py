@@ -19,6 +19,9 @@ __all__ = ["RateLimits", "RateRun", "best_below", "scale_of", "verdict"]
 
 PLUNGE = 10.0
 """A loss below zero by this many times its size before training: whether it stays finite is worth a longer run."""
+BOUNDLESS, PACE = 30.0, 1.7
+"""The same by so many times that size and what the weights are worth, when so much more is gained at the end than half way:
+2 is as fast as before, 1.4 is what a square root gains, 1.1 a logarithm."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +112,20 @@ class RateRun:
     def plunges(self) -> bool:
         """Some step's loss is negative, and many times as large as before training: perhaps it has no lower bound."""
         return -min(self.losses, default=0.0) > PLUNGE * self.level > 0
+
+    def boundless(self, worth: float) -> bool:
+        """Whether the loss falls far below zero, and hardly slower in the second half than in the first.
+
+        A likelihood or a distance that becomes negative falls ever more slowly; what has no lower bound is followed at the pace
+        at which the weights grow.
+        """
+        size = max(self.level, abs(worth) if math.isfinite(worth) else 0.0)
+        if not -min(self.losses, default=0.0) > BOUNDLESS * size > 0:
+            return False
+        width = max(4, len(self.gains) // 10)
+        half = len(self.gains) // 2
+        middle, end = float(np.median(self.gains[half - width // 2 : half + width // 2])), float(np.median(self.gains[-width:]))
+        return end > PACE * max(middle, 0.0)
 
     @property
     def late_rise(self) -> float:

@@ -38,7 +38,8 @@ class DivergingLearningRate(Rule):
         by one more with the batches in another order; where the two disagree with each other or with the runs at other
         rates, most of up to five orders decide. The finding names the rate that holds and the interval of the limit.
         Curvature (the largest eigenvalue of the preconditioned Hessian) explains it. A loss that falls while the likelihood
-        of the labels gets far worse than guessing them (the sign is wrong) is an error, too, where a longer run confirms it.
+        of the labels gets far worse than guessing them (the sign is wrong) is an error, too, where a longer run confirms it;
+        so is one that falls far below zero and no more slowly than at first: it has no lower bound.
 
     Why is this bad:
         The run is lost, or it goes on with dead units and a loss no better than guessing.
@@ -105,6 +106,12 @@ class DivergingLearningRate(Rule):
                 return Outcome(status="inconclusive", reason=suspect, requests=(Request(measurement=LongerRun.name),))
             runs = (*observed.runs, *([longer.reference] if longer.reference is not None else []))
             reason = longer.most(runs, observed.worth, limits)
+            falling = [one for one in (longer.run, *longer.again) if one.boundless(observed.worth)]
+            if len(falling) > len(longer.again) / 2 and not (observed.schedule or longer.run.stopped):
+                return Outcome(status="failed", findings=(self._boundless(observed, falling[0]),), margin=math.inf)
+            only_deep = run.plunges and not verdict(run, observed.runs, observed.worth, limits) and observed.limit >= 1.0
+            if only_deep and not longer.run.stopped:  # the question was whether it has an end, not which rate gains more
+                reason = ""
             if not reason:
                 return Outcome(status="passed", reason=f"recovers within {len(longer.run.losses)} steps: {suspect}", margin=1.0)
         margin = math.inf if observed.limit == 0 else 1.0 / observed.limit
@@ -156,6 +163,15 @@ class DivergingLearningRate(Rule):
             observed=fell, pattern="ascent", count=len(observed.runs), evidence=observed.lengths,
             likely="the loss or the gradient has the wrong sign, or a term of the loss has no lower bound",
             hint="look at the sign of the loss; a lower rate only takes longer",
+        )
+
+    def _boundless(self, observed: RateObservation, run: RateRun) -> Finding:
+        return self.finding(
+            f"{observed.optimizer} at lr {observed.unit:.4g}: the loss falls from {run.before[0]:.3g} to {min(run.losses):.3g} "
+            f"in {len(run.losses)} steps, and no more slowly than at first, as one without a lower bound does",
+            observed=min(run.losses), pattern="ascent", count=len(observed.runs), evidence=observed.lengths,
+            likely="the loss or a term of it has the wrong sign, or has no lower bound",
+            hint="look at the sign of each term; a lower rate only takes longer",
         )
 
     def _ascent(self, observed: RateObservation, seen: Predictions) -> Finding:

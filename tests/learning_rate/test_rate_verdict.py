@@ -64,3 +64,46 @@ def test_an_ascent_of_the_predictions_is_confirmed_by_a_longer_run() -> None:
     ]
     for columns, status in cases:
         assert rule.check({"rate_observation": measured, "rate_longer": LongerRun(**columns)}).status == status
+
+
+STEPS = np.arange(300.0)
+
+
+def along(path: Any, level: float = 1.0) -> RateRun:
+    """A run at the user's rate whose loss goes along a path."""
+    return RateRun(factor=1.0, lr=0.1, seed=0, losses=tuple(map(float, path)), before=(level,) * len(path), long=True)
+
+
+@pytest.mark.parametrize(
+    ("path", "worth", "boundless"),
+    [
+        (1 - STEPS, 0.5, True),  # as fast as at first
+        (1 - 0.01 * STEPS**2, 0.5, True),
+        (1 - np.expm1(0.02 * STEPS), 0.5, True),
+        (1 - 20 * np.log1p(STEPS), 0.5, False),  # a likelihood whose width shrinks
+        (1 - 20 * np.sqrt(STEPS), 0.5, False),
+        (1 - STEPS, 20.0, False),  # not far, by what the weights are worth
+        (1 - 40 * (STEPS > 200), 0.5, True),
+        (1 - 5 * (STEPS > 200), 0.5, False),  # a plateau, and then what there was to gain
+        (400 - STEPS, 0.5, False),  # never below zero
+    ],
+)
+def test_a_loss_without_a_lower_bound(path: Any, worth: float, boundless: bool) -> None:
+    assert along(path).boundless(worth) is boundless
+
+
+def test_a_loss_that_only_falls_far_is_run_for_longer_and_judged_by_its_pace() -> None:
+    deep = along(1 - STEPS[:50])
+    measured = observed(replace(deep, factor=0.1), deep, worth=0.5)
+    rule = DivergingLearningRate()
+    outcome = rule.check({"rate_observation": measured})
+    assert [request.measurement for request in outcome.requests] == ["rate_longer"]
+    falls = rule.check({"rate_observation": measured, "rate_longer": LongerRun(run=along(1 - STEPS))})
+    assert [f.pattern for f in falls.findings] == ["ascent"]
+    assert "no more slowly than at first" in falls.findings[0].message
+    back = along(np.concatenate([1 - STEPS[:150], -149 + STEPS[:150]]))  # a policy that has found its prizes: the loss is 0 again
+    lower = along(1 - 0.9 * STEPS)
+    held = rule.check({"rate_observation": measured, "rate_longer": LongerRun(run=back, reference=replace(lower, factor=0.1))})
+    assert held.status == "passed"
+    warmed = replace(measured, schedule="LambdaLR")
+    assert rule.check({"rate_observation": warmed, "rate_longer": LongerRun(run=along(1 - STEPS))}).status == "passed"
