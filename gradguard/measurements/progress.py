@@ -23,6 +23,9 @@ LONGER = Request(measurement="long_run")
 PRIOR_SHARE = {"cross_entropy": 0.95, "bce": 0.95, "mse": 0.9, "absolute": 0.95}
 """A loss above this share of the prior's is no better than guessing the labels' distribution."""
 
+BEATEN = 0.99
+"""No constant gets below the prior of the labels that it is judged by. Predictions below this share of it have learnt
+something, and where the signal is weak there is no more."""
 STILL = 0.005
 """Progress of the predictions in half of a run, relative to the prior, below which they stand still."""
 NEAR, CLOSING = 0.01, 0.05
@@ -51,6 +54,8 @@ class Progress:
     fall: float = math.nan
     plateau: bool = False
     """The second half of the run brought no progress."""
+    nearing: bool = False
+    """The predictions are still above the prior, and the loss has fallen since the start: what is slow may get there."""
     prior: float = math.nan
     data_loss: float = math.nan
     steps: int = 0
@@ -67,6 +72,11 @@ class Progress:
         if self.verdict != "works":
             return False
         return self.data_loss < 0.5 * self.prior if math.isfinite(self.prior) else self.fall > 0.5
+
+    @property
+    def guesses(self) -> bool:
+        """The predictions are at the prior or above it: nothing at all was learnt of the inputs."""
+        return math.isfinite(self.prior) and self.data_loss > BEATEN * self.prior
 
     @property
     def final(self) -> bool:
@@ -145,6 +155,7 @@ def progress(evidence: Evidence) -> Progress:
     facts: Any = {
         "fall": share,
         "plateau": plateau,
+        "nearing": known and data > (1 + NEAR) * prior and fall > error,
         "prior": prior if known else math.nan,
         "data_loss": data,
         "steps": steps,

@@ -27,7 +27,8 @@ class NoBetterThanPrior(Rule):
         Compares the loss of the predictions alone (without penalties) with that of the best constant guess: the entropy of
         the labels, or their variance. It is an error only where a longer run has stopped making progress although the
         weights moved: training has ended, and nothing was learned. A watched loop is asked the same from its 200th step
-        on, by the losses that were recorded: noise that could hide progress keeps it silent. Labels of a classification
+        on, by the losses that were recorded: noise that could hide progress keeps it silent, and so do predictions that are
+        better than the guess by a hundredth, or worse by as much but better than they were at first. Labels of a classification
         that are all the same are an error at once: guessing that class is all that there is to learn.
 
     Why is this bad:
@@ -99,6 +100,10 @@ class NoBetterThanPrior(Rule):
                 reason=f"not yet better than guessing: {consequence.text}",
                 requests=() if watched else (LONGER,),
             )
+        if longer is None and not consequence.guesses:
+            return Outcome(status="passed", reason=f"hardly better than guessing, but better: {consequence.text}")
+        if longer is None and consequence.nearing:
+            return Outcome(status="passed", reason=f"not better than guessing, but nearer than at first: {consequence.text}")
         moved = longer.trace.movement if longer is not None else run.trace.movement
         median = float(np.nanmedian(moved)) if moved is not None and np.isfinite(moved).any() else 0.0
         if not (consequence.plateau and median >= self.movement and consequence.verdict == "fails"):

@@ -75,7 +75,7 @@ def _learnable(evidence: Evidence, run: TrainingRun) -> bool:
     """The predictions are no better than guessing; or, where labels are not known, the loss is steep in the weights."""
     seen = progress(evidence)
     if math.isfinite(seen.prior):
-        return seen.verdict != "works"
+        return seen.guesses
     weight = np.sqrt(np.nansum(run.trace.weight**2, axis=1))
     slopes = [
         step.grad_norm * size / abs(step.loss)
@@ -88,7 +88,7 @@ def _learnable(evidence: Evidence, run: TrainingRun) -> bool:
 def _guessing(evidence: Evidence, run: TrainingRun) -> Standstill | None:
     """No better than guessing, no longer getting better, and weights that hardly move, or no longer do."""
     seen, passes = progress(evidence), the(evidence, Passes)
-    if not (seen.plateau and seen.verdict == "fails" and math.isfinite(seen.prior)) or passes is None:
+    if not (seen.plateau and seen.verdict == "fails" and seen.guesses) or passes is None:
         return None
     text = f"no better than guessing: loss {seen.data_loss:.4g}, guessing the labels' distribution gives {seen.prior:.4g}"
     distance, late = moved(run, np.median), late_path(run)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -131,8 +130,7 @@ class UntrainedParameter(Rule):
 
     def _idle(self, run: TrainingRun, consequence: Progress) -> list[Finding]:
         """Optimizers that never step, although their parameters get gradients whenever others do."""
-        guessing = math.isfinite(consequence.prior) and consequence.verdict != "works"
-        failed = consequence.verdict == "fails" or (run.asked >= LONG and guessing)
+        failed = consequence.verdict == "fails" or (run.objective == "supervised" and run.asked >= LONG and consequence.guesses)
         return [
             self.finding(
                 f"optimizer {one.place} of {one.total} ({one.kind}) never stepped in {run.asked} steps of the others, although "

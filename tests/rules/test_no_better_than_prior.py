@@ -38,21 +38,25 @@ def test_rows(measured: Any, status: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("losses", "columns", "status"),
+    ("losses", "after", "columns", "status"),
     [
-        (FAILS, {}, "failed"),
-        (FAILS, {"steps": 150}, "passed"),  # too early for a verdict
-        (FAILS, {"movement": np.full(3, 1e-4)}, "passed"),  # nothing moved: GG403
-        (FAILS, {"movement": None}, "passed"),
-        ((2.6, 2.3), {}, "passed"),  # still falling
+        (FAILS, 2.3, {}, "failed"),
+        (FAILS, 2.26, {}, "passed"),  # a weak signal, of which something was learnt
+        (FAILS, 2.4, {}, "failed"),
+        ((2.31, 2.3), 2.4, {}, "passed"),  # slowly on its way to the guess
+        ((2.31, 2.3), 2.31, {}, "failed"),
+        (FAILS, 2.3, {"steps": 150}, "passed"),  # too early for a verdict
+        (FAILS, 2.3, {"movement": np.full(3, 1e-4)}, "passed"),  # nothing moved: GG403
+        (FAILS, 2.3, {"movement": None}, "passed"),
+        ((2.6, 2.3), 2.3, {}, "passed"),  # still falling
     ],
 )
 def test_a_watched_loop_is_judged_by_what_it_recorded(
-    losses: tuple[float, float], columns: dict[str, Any], status: str
+    losses: tuple[float, float], after: float, columns: dict[str, Any], status: str
 ) -> None:
     made = run(losses, source="watch", loss_middle=(), **columns)
     made = replace(made, trace=replace(made.trace, loss_start=(), loss_end=()))
-    outcome = NoBetterThanPrior().check(evidence(made, passes(loss=2.3)))
+    outcome = NoBetterThanPrior().check(evidence(made, passes(loss=after)))
     assert (outcome.status, outcome.requests) == (status, ())
 
 

@@ -50,6 +50,7 @@ def test_rates_that_ran_out(rates: list[float], expected: list[str]) -> None:
         (SEVERAL, 2.31, {}, ["error"]),
         (10 * SEVERAL, 2.31, {}, []),  # they moved: GG406
         (SEVERAL, 2.0, {}, []),  # a converged model
+        (SEVERAL, 2.26, {}, []),  # of a weak signal
         (SEVERAL, 2.31, {"steps": 150}, []),
         (SEVERAL, 2.31, {"losses": (2.5, 2.3)}, []),  # still falling
         (SEVERAL, 2.31, {"rates": np.linspace(0, 0.1, 300)}, []),  # a warm-up
