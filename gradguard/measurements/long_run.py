@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from gradguard.adapters.base import Problem, Settings
@@ -17,18 +17,27 @@ __all__ = ["LongRun", "measure"]
 STEPS = 300
 SECONDS = 30.0
 """The longer run has ``STEPS`` steps, or as many as these seconds are expected to hold: with too few, nothing is concluded."""
+TOLD, ARRIVED = 0.01, 0.05
+"""Predictions say nothing of their labels where those of other samples fit them as well, to the first part of what guessing
+gives; and have come to the guess where they are above it by less than the second."""
+BOLDER = 10.0
 FURTHER, ENOUGH = 4, 200
 """Where it decides nothing, one of so many times the steps is made, if the same seconds are expected to hold it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LongRun(Measurement):
-    """The run, and a look at its end; ``middle`` half way, where a part of the loss is not the predictions' own."""
+    """The run, and a look at its end; ``middle`` half way, where a part of the loss is not the predictions' own.
+
+    ``untold``: the predictions have come to what guessing gives and say nothing of their own labels, and neither do those of
+    the same training at ``BOLDER`` times the rate: it is not for want of steps.
+    """
 
     name: ClassVar[str] = "long_run"
     trace: Trace
     look: Look | None
     middle: Look | None = None
+    untold: bool = False
 
 
 def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tuple[str, ...]) -> Measurement:
@@ -39,16 +48,34 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
     each = run.seconds / max(1, len(run.trace.steps)) if run.seconds else SECONDS / STEPS
     allowed = int(SECONDS / max(each, 1e-6))
     found = _of(problem, settings, evidence, run, max(settings.steps, min(STEPS, allowed)))
-    if allowed >= FURTHER * STEPS > len(found.trace.steps) >= ENOUGH and _undecided(evidence, found):
+    if allowed >= FURTHER * STEPS > len(found.trace.steps) >= ENOUGH and _state(evidence, found) == "unclear":
         found = _of(problem, settings, evidence, run, FURTHER * STEPS)
+    if len(found.trace.steps) >= ENOUGH and _silent(found.look) and _state(evidence, found) in ("unclear", "near"):
+        found = replace(found, untold=_silent_when_bolder(problem, settings, found))
     return found
 
 
-def _undecided(evidence: Evidence, found: LongRun) -> bool:
-    """Whether training neither works nor fails by this run: it is near what guessing gives, and moves."""
+def _silent(look: Look | None) -> bool:
+    """Predictions that are about as good as the guess, whatever their labels are."""
+    outputs = look.outputs if look is not None else None
+    return outputs is not None and outputs.told < TOLD * outputs.prior and outputs.data_loss < (1 + ARRIVED) * outputs.prior
+
+
+def _silent_when_bolder(problem: Trainable, settings: Settings, found: LongRun) -> bool:
+    """The same for the same training at a larger rate, or that is above what training can take."""
+    trace = problem.run(len(found.trace.steps), seed=settings.seed, rate_scale=BOLDER, keep="bolder")
+    if trace.stopped or not isinstance(problem, Observable):
+        return True
+    outputs = problem.look("bolder", seed=settings.seed).outputs
+    return outputs is not None and not outputs.told > TOLD * outputs.prior
+
+
+def _state(evidence: Evidence, found: LongRun) -> str:
+    """What training does by this run: ``works``, ``fails``, ``unclear`` (it moves), or ``near`` (it fails, and may move)."""
     from gradguard.measurements.progress import progress  # which reads this run: only here the other way round
 
-    return progress({**evidence, LongRun.name: found}).verdict == "unclear"
+    seen = progress({**evidence, LongRun.name: found})
+    return "near" if seen.verdict == "fails" and not seen.plateau else seen.verdict
 
 
 def _of(problem: Trainable, settings: Settings, evidence: Evidence, run: TrainingRun, steps: int) -> LongRun:

@@ -26,6 +26,8 @@ PRIOR_SHARE = {"cross_entropy": 0.95, "bce": 0.95, "mse": 0.9, "absolute": 0.95}
 BEATEN = 0.99
 """No constant gets below the prior of the labels that it is judged by. Predictions below this share of it have learnt
 something, and where the signal is weak there is no more."""
+SAYS = 0.02
+"""Predictions that would be worse by this part of the prior with other samples' labels say something of their own."""
 STILL = 0.005
 """Progress of the predictions in half of a run, relative to the prior, below which they stand still."""
 NEAR, CLOSING = 0.01, 0.05
@@ -152,6 +154,9 @@ def progress(evidence: Evidence) -> Progress:
         text += f"; all {same} samples that the model is given are the same"
     if known and outputs is not None and (same >= SAMPLES or ignores_its_inputs(outputs, first)):
         moving, plateau = False, enough  # what still falls is the way to the best constant, and that is the guess
+    if known and longer is not None and longer.untold:
+        moving, plateau = False, enough
+        text += "; predictions of other samples fit the labels as well, at ten times the rate, too"
     facts: Any = {
         "fall": share,
         "plateau": plateau,
@@ -171,6 +176,8 @@ def progress(evidence: Evidence) -> Progress:
         return Progress("fails", text, **facts)
     if known:
         assert outputs is not None
+        if data < BEATEN * prior and outputs.told > SAYS * prior:
+            return Progress("unclear", text + "; a weak signal, which the predictions have found", **facts)
         far = data > 1.2 * prior and steps >= ENOUGH
         return Progress("fails" if enough and (far or not moving) else "unclear", text, **facts)
     if share >= GOOD_PROGRESS:

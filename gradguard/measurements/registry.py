@@ -34,7 +34,6 @@ MEASUREMENTS: dict[str, str] = {
     "long_run": "long_run:measure",
     "rescaled_run": "weight_gains:measure_rescaled",
     "gentler_run": "gentler_run:measure",
-    "bolder_run": "bolder_run:measure",
     "rate_observation": "rate_observation:measure",
     "rate_longer": "rate_longer:measure",
     "curvature": "curvature:measure",

@@ -126,3 +126,26 @@ def test_inputs_that_are_all_the_same_explain_a_guess_that_still_comes_nearer() 
     (finding,) = NoBetterThanPrior().check({**seen, "long_run": same}).findings
     assert (finding.severity, finding.pattern) == ("error", "same input")
     assert "all 512 samples that the model is given are the same" in finding.evidence
+
+
+@pytest.mark.parametrize(
+    ("loss", "told", "untold", "status"),
+    [
+        (2.3, 0.0, True, "failed"),  # it moves, and says nothing, nor at ten times the rate
+        (2.3, 0.0, False, "passed"),  # at ten times the rate it learns: a matter of time
+        (2.31, 0.001, True, "failed"),
+    ],
+)
+def test_predictions_that_say_nothing_of_their_labels(loss: float, told: float, untold: bool, status: str) -> None:
+    long = longer((2.6, loss), loss)
+    assert long.look is not None
+    long = replace(long, untold=untold, look=replace(long.look, outputs=outputs(loss, told=told)))
+    assert NoBetterThanPrior().check(evidence(*SHORT, long)).status == status
+
+
+@pytest.mark.parametrize(("loss", "told", "status"), [(2.24, 0.1, "passed"), (2.24, 0.001, "failed"), (2.299, 0.1, "failed")])
+def test_a_weak_signal_that_was_found_is_no_guess(loss: float, told: float, status: str) -> None:
+    long = longer((loss + 1e-4, loss), loss)
+    assert long.look is not None
+    long = replace(long, look=replace(long.look, outputs=outputs(loss, told=told)))
+    assert NoBetterThanPrior().check(evidence(*SHORT, long)).status == status
