@@ -56,6 +56,8 @@ class Progress:
     fall: float = math.nan
     plateau: bool = False
     """The second half of the run brought no progress."""
+    visible: bool = False
+    """Of a watched run: the recorded losses of the second half fell by more than their noise."""
     nearing: bool = False
     """The predictions are still above the prior, and the loss has fallen since the start: what is slow may get there."""
     prior: float = math.nan
@@ -123,9 +125,10 @@ def progress(evidence: Evidence) -> Progress:
         late, late_error, _ = _fall(np.array(trace.loss_middle), end)
         plateau = enough and late < LEAST_PROGRESS * scale and late < max(2 * late_error, 0.0005 * scale)
         moving = late > max(2 * late_error, 0.005 * scale)
+    visible = False
     if run.source == "watch" and not trace.loss_middle:
-        moving = not stands_still(trace.losses)
-        plateau = enough and not moving
+        visible, still = second_half(trace.losses)
+        moving, plateau = not still, enough and still
     text = f"loss {start.mean():.4g} -> {end.mean():.4g} in {steps} steps"
     share = fall / scale
     first = passes.start.outputs if passes is not None else None
@@ -160,6 +163,7 @@ def progress(evidence: Evidence) -> Progress:
     facts: Any = {
         "fall": share,
         "plateau": plateau,
+        "visible": visible,
         "nearing": known and data > (1 + NEAR) * prior and fall > error,
         "prior": prior if known else math.nan,
         "data_loss": data,
@@ -187,22 +191,23 @@ def progress(evidence: Evidence) -> Progress:
     return Progress("fails" if enough and fall <= 2 * error and not moving else "unclear", text, **facts)
 
 
-def stands_still(losses: Sequence[float]) -> bool:
-    """Whether recorded losses (T,) fell by nothing that counts from about the middle to the end, and by nothing beyond noise.
+def second_half(losses: Sequence[float]) -> tuple[bool, bool]:
+    """Whether recorded losses (T,) fell beyond their noise from about the middle to the end; and whether they stand still.
 
-    The means of the third and of the last fifth of the run. Noise that would hide progress is no standstill.
+    The means of the third and of the last fifth of the run. Noise that would hide progress of a fiftieth is no standstill.
     """
     known = np.array([loss for loss in losses if not math.isnan(loss)])
     fifth = len(known) // 5
     if fifth < FEWEST:
-        return False
+        return False, False
     middle, end = _recorded(known[2 * fifth : 3 * fifth]), _recorded(known[-fifth:])
     if min(len(middle), len(end)) < FEWEST and len(np.unique(np.concatenate([middle, end]))) > 1:
-        return False
+        return False, False
     late = float(middle.mean() - end.mean())
     error = math.hypot(middle.std() / math.sqrt(len(middle)), end.std() / math.sqrt(len(end)))
     scale = max(abs(float(middle.mean())), 1e-12)
-    return late + 2 * error < LEAST_PROGRESS * scale and not late > max(2 * error, STILL * scale)
+    visible = late > max(2 * error, STILL * scale)
+    return visible, late + 2 * error < LEAST_PROGRESS * scale and not visible
 
 
 def _recorded(losses: np.ndarray) -> np.ndarray:

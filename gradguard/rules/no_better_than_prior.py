@@ -115,7 +115,7 @@ class NoBetterThanPrior(Rule):
             limit=consequence.prior,
             step=consequence.steps,
             pattern="same input" if consequence.same_inputs else "",
-            evidence=f"{consequence.text}; no progress in the second half, although the weights moved by {100 * median:.2g} %",
+            evidence=f"{consequence.text}; no progress in the second half, although the weights moved by {100 * median:.3g} %",
             likely="an input that was lost on its way: blank, overwritten, or replaced by a constant"
             if consequence.same_inputs
             else "labels that do not belong to their inputs, or a penalty or weight decay that outweighs the data",

@@ -86,9 +86,9 @@ def _learnable(evidence: Evidence, run: TrainingRun) -> bool:
 
 
 def _guessing(evidence: Evidence, run: TrainingRun) -> Standstill | None:
-    """No better than guessing, no longer getting better, and weights that hardly move, or no longer do."""
+    """No better than guessing, not getting better as far as can be seen, and weights that hardly move, or no longer do."""
     seen, passes = progress(evidence), the(evidence, Passes)
-    if not (seen.plateau and seen.verdict == "fails" and seen.guesses) or passes is None:
+    if passes is None or not (seen.final and seen.guesses) or seen.visible:
         return None
     text = f"no better than guessing: loss {seen.data_loss:.4g}, guessing the labels' distribution gives {seen.prior:.4g}"
     distance, late = moved(run, np.median), late_path(run)
