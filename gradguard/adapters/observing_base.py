@@ -31,6 +31,8 @@ __all__ = [
 
 SAME_LENGTH, LONGER = 1e-3, 0.05
 """Outputs whose lengths differ by less than the first part are normalised; labels longer by the second are out of reach."""
+TURNED = 0.05
+"""What is normalised still points elsewhere for other samples, by this part of its length."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +156,8 @@ def lengths(parts: Sequence[NDArray[np.float64]], labels: Sequence[NDArray[np.fl
     made = np.concatenate([np.linalg.norm(part, axis=1) for part in wide])
     length = float(made.max())
     if not 0 < length < math.inf or made.min() < (1 - SAME_LENGTH) * length:
+        return {}
+    if np.concatenate(wide).std(axis=0).max() < TURNED * length:  # the same output for all has one length, too
         return {}
     theirs = [np.linalg.norm(label, axis=1) for label in labels if label.shape[1] == wide[0].shape[1]]
     longer = float(np.mean(np.concatenate(theirs) > (1 + LONGER) * length)) if theirs else math.nan

@@ -72,4 +72,5 @@ def test_outputs_of_one_length() -> None:
     ones = np.array([[0.6, 0.8], [1.0, 0.0], [0.0, -1.0]])
     assert lengths([ones], [10 * ones, 0.5 * ones]) == {"length": 1.0, "longer_labels": 0.5}
     assert lengths([ones, 2 * ones], [ones]) == {}
+    assert lengths([1 + 1e-4 * ones], [10 * ones]) == {}  # nearly the same for all: no normalisation
     assert lengths([ones[:, :1]], [ones[:, :1]]) == {}
