@@ -22,7 +22,8 @@ TOLD, ARRIVED = 0.01, 0.05
 gives; and have come to the guess where they are above it by less than the second."""
 BOLDER = 10.0
 FURTHER, ENOUGH = 4, 200
-"""Where it decides nothing, one of so many times the steps is made, if the same seconds are expected to hold it."""
+"""Where it decides nothing, one of so many times the steps is made, if half of the seconds are expected to hold it; so is
+the one at the larger rate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +49,10 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
     each = run.seconds / max(1, len(run.trace.steps)) if run.seconds else SECONDS / STEPS
     allowed = int(SECONDS / max(each, 1e-6))
     found = _of(problem, settings, evidence, run, max(settings.steps, min(STEPS, allowed)))
-    if allowed >= FURTHER * STEPS > len(found.trace.steps) >= ENOUGH and _state(evidence, found) == "unclear":
+    if allowed // 2 >= FURTHER * STEPS > len(found.trace.steps) >= ENOUGH and _state(evidence, found) == "unclear":
         found = _of(problem, settings, evidence, run, FURTHER * STEPS)
-    if len(found.trace.steps) >= ENOUGH and _silent(found.look) and _state(evidence, found) in ("unclear", "near"):
+    silent = allowed // 2 >= len(found.trace.steps) >= ENOUGH and _silent(found.look)
+    if silent and _state(evidence, found) in ("unclear", "near"):
         found = replace(found, untold=_silent_when_bolder(problem, settings, found))
     return found
 
