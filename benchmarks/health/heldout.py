@@ -1,4 +1,4 @@
-"""Judge the held-out programs: ``python -m benchmarks.health.heldout [--draw 1|2|3|4|5] [--seeds 1] [--only TEXT] [--audit]``.
+"""Judge the held-out programs: ``python -m benchmarks.health.heldout [--draw 1|2|3|4|5|6] [--seeds 1] [--only TEXT] [--audit]``.
 
 Prints one line per program that was judged wrongly, then recall (an expected code is an error), whether the cause came
 first, downgrades (the expected code is there, but no error), and the errors among healthy programs.
