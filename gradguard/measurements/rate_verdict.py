@@ -8,6 +8,7 @@ all weights at zero, against the loss at the start). That unit exists for fresh,
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,8 +21,8 @@ __all__ = ["RateLimits", "RateRun", "best_below", "scale_of", "verdict"]
 PLUNGE = 10.0
 """A loss below zero by this many times its size before training: whether it stays finite is worth a longer run."""
 BOUNDLESS, PACE = 30.0, 1.7
-"""The same by so many times that size and what the weights are worth, when so much more is gained at the end than half way:
-2 is as fast as before, 1.4 is what a square root gains, 1.1 a logarithm."""
+"""The same by so many times that size and what the weights are worth, when each of three doublings of the steps gains so much
+more: 2 is as fast as before, 1.4 is what a square root gains, 1.1 a logarithm."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +115,7 @@ class RateRun:
         return -min(self.losses, default=0.0) > PLUNGE * self.level > 0
 
     def boundless(self, worth: float) -> bool:
-        """Whether the loss falls far below zero, and hardly slower in the second half than in the first.
+        """Whether the loss falls far below zero, and with each doubling of the steps hardly slower than before.
 
         A likelihood or a distance that becomes negative falls ever more slowly; what has no lower bound is followed at the pace
         at which the weights grow.
@@ -122,10 +123,9 @@ class RateRun:
         size = max(self.level, abs(worth) if math.isfinite(worth) else 0.0)
         if not -min(self.losses, default=0.0) > BOUNDLESS * size > 0:
             return False
-        width = max(4, len(self.gains) // 10)
-        half = len(self.gains) // 2
-        middle, end = float(np.median(self.gains[half - width // 2 : half + width // 2])), float(np.median(self.gains[-width:]))
-        return end > PACE * max(middle, 0.0)
+        ends = [len(self.gains) // 2**k for k in (3, 2, 1, 0)]
+        gained = [float(np.median(self.gains[max(0, end - max(4, end // 10)) : end])) for end in ends]
+        return all(later > PACE * max(earlier, 0.0) for earlier, later in itertools.pairwise(gained))
 
     @property
     def late_rise(self) -> float:
