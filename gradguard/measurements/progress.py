@@ -155,7 +155,8 @@ def progress(evidence: Evidence) -> Progress:
     same = look.same_inputs if look is not None else 0
     if same:
         text += f"; all {same} samples that the model is given are the same"
-    if known and outputs is not None and (same >= SAMPLES or ignores_its_inputs(outputs, first)):
+    blind = known and outputs is not None and (same >= SAMPLES or ignores_its_inputs(outputs, first))
+    if blind:
         moving, plateau = False, enough  # what still falls is the way to the best constant, and that is the guess
     if known and longer is not None and longer.untold:
         moving, plateau = False, enough
@@ -180,7 +181,7 @@ def progress(evidence: Evidence) -> Progress:
         return Progress("fails", text, **facts)
     if known:
         assert outputs is not None
-        if data < BEATEN * prior and outputs.told > SAYS * prior:
+        if not blind and data < BEATEN * prior and outputs.told > SAYS * prior:
             return Progress("unclear", text + "; a weak signal, which the predictions have found", **facts)
         far = data > 1.2 * prior and steps >= ENOUGH
         return Progress("fails" if enough and (far or not moving) else "unclear", text, **facts)

@@ -143,9 +143,17 @@ def test_predictions_that_say_nothing_of_their_labels(loss: float, told: float, 
     assert NoBetterThanPrior().check(evidence(*SHORT, long)).status == status
 
 
-@pytest.mark.parametrize(("loss", "told", "status"), [(2.24, 0.1, "passed"), (2.24, 0.001, "failed"), (2.299, 0.1, "failed")])
-def test_a_weak_signal_that_was_found_is_no_guess(loss: float, told: float, status: str) -> None:
+@pytest.mark.parametrize(
+    ("loss", "told", "within", "status"),
+    [
+        (2.24, 0.1, 0.3, "passed"),
+        (2.24, 0.001, 0.3, "failed"),
+        (2.299, 0.1, 0.3, "failed"),
+        (2.24, 0.1, 1e-7, "failed"),  # what is the same for a batch tells of the batch, not of its samples
+    ],
+)
+def test_a_weak_signal_that_was_found_is_no_guess(loss: float, told: float, within: float, status: str) -> None:
     long = longer((loss + 1e-4, loss), loss)
     assert long.look is not None
-    long = replace(long, look=replace(long.look, outputs=outputs(loss, told=told)))
+    long = replace(long, look=replace(long.look, outputs=outputs(loss, told=told, within=within)))
     assert NoBetterThanPrior().check(evidence(*SHORT, long)).status == status
