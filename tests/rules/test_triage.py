@@ -25,6 +25,8 @@ def finding(name: str) -> Finding:
         (["GG302/not finite", "GG102"], "GG102"),
         (["GG401", "GG406/ascent"], "GG401"),
         (["GG401", "GG406"], "GG401"),
+        (["GG402", "GG406"], "GG402"),
+        (["GG201", "GG402", "GG204"], "GG402"),
         (["GG201", "GG204", "GG404/sum", "GG406"], "GG404/sum"),
         (["GG204", "GG406", "GG303", "GG501"], "GG501"),
         (["GG102", "GG302/time", "GG404"], "GG302/time"),  # numbers overflow at birth
