@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gradguard.adapters.base import Settings
 from gradguard.adapters.numpy_curvature import NumpyCurvature
 from gradguard.adapters.numpy_training import NumpySession, NumpyTraining, norms, preserved_rng
-from gradguard.adapters.rates_base import Plan, SplitLoss, Until, called_schedule
+from gradguard.adapters.rates_base import ALONG, Plan, SplitLoss, Until, called_schedule
 from gradguard.adapters.training_base import StepFacts, Trace
 from gradguard.errors import UsageError
 from gradguard.scenarios import Scenario
@@ -151,6 +151,22 @@ class NumpyRates:
                 return tuple(session.loss(self.training.batches[i], i) for i in batches)
         except UsageError:
             return ()
+
+    def along(self, state: str, multiples: Sequence[float], *, seed: int = 0) -> tuple[float, ...]:
+        """On a fresh copy; NaN where the loss cannot be had."""
+        batches = range(min(ALONG, self.training.batch_count))
+        start, kept = self.training.fresh(), self.training.sessions[state]
+        way = [(p, p.copy(), w - p) for p, w in zip(start.params, kept.params, strict=True)]
+        found = []
+        for s in multiples:
+            with np.errstate(all="ignore"), preserved_rng(seed):
+                for parameter, origin, step in way:
+                    parameter[...] = origin + s * step
+                try:
+                    found.append(sum(start.loss(self.training.batches[i], i) for i in batches) / len(batches))
+                except UsageError:
+                    found.append(math.nan)
+        return tuple(found)
 
     def split_loss(self, batch: int, *, seed: int = 0) -> SplitLoss | None:
         """The batch's loss and that of its halves, cut along the first axis that all of its arrays share."""

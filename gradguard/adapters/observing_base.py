@@ -147,7 +147,7 @@ class LossFacts:
 
 
 def lengths(parts: Sequence[NDArray[np.float64]], labels: Sequence[NDArray[np.float64]]) -> dict[str, float]:
-    """``length`` and ``longer_labels`` of matrices (samples, features), one a batch; empty where the lengths differ."""
+    """``length``, ``longer_labels`` and ``beyond`` of matrices (samples, features), one a batch; empty where lengths differ."""
     import numpy as np
 
     wide = [part for part in parts if part.shape[1] > 1]
@@ -159,9 +159,14 @@ def lengths(parts: Sequence[NDArray[np.float64]], labels: Sequence[NDArray[np.fl
         return {}
     if np.concatenate(wide).std(axis=0).max() < TURNED * length:  # the same output for all has one length, too
         return {}
-    theirs = [np.linalg.norm(label, axis=1) for label in labels if label.shape[1] == wide[0].shape[1]]
-    longer = float(np.mean(np.concatenate(theirs) > (1 + LONGER) * length)) if theirs else math.nan
-    return {"length": length, "longer_labels": longer}
+    fitting = [label for label in labels if label.shape[1] == wide[0].shape[1]]
+    if not fitting:
+        return {"length": length, "longer_labels": math.nan, "beyond": math.nan}
+    theirs = np.concatenate(fitting)
+    far, apart = np.linalg.norm(theirs, axis=1), np.linalg.norm(theirs - theirs.mean(axis=0), axis=1)
+    lost, spread = float(np.mean(np.maximum(far - length, 0) ** 2)), float(np.mean(apart**2))
+    longer = float(np.mean(far > (1 + LONGER) * length))
+    return {"length": length, "longer_labels": longer, "beyond": lost / spread if spread > 0 else math.nan}
 
 
 def spreads(parts: Sequence[NDArray[np.float64]]) -> dict[str, float]:
@@ -215,6 +220,8 @@ class OutputFacts:
     """The length of every row of several outputs, where all have the same one to a thousandth."""
     longer_labels: float = float("nan")
     """The share of rows of labels that are longer than that by a twentieth."""
+    beyond: float = float("nan")
+    """The mean square of what labels are longer than that, as a part of their variance: it cannot be reached."""
     uneven_rows: float = float("nan")
     """The share of rows of several labels that do not sum to 1, as the outputs of a softmax do."""
     constant_label: float | None = None

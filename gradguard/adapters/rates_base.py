@@ -15,10 +15,12 @@ from gradguard.errors import INTERRUPTS, UsageError
 if TYPE_CHECKING:
     from gradguard.scenarios import Scenario
 
-__all__ = ["HORIZON", "LOOK_EVERY", "Plan", "RateProblem", "SplitLoss", "Until", "adapt_rates", "called_schedule"]
+__all__ = ["ALONG", "HORIZON", "LOOK_EVERY", "Plan", "RateProblem", "SplitLoss", "Until", "adapt_rates", "called_schedule"]
 
 HORIZON = 10_000
 """Up to which step a schedule is looked at."""
+ALONG = 4
+"""Batches whose loss is followed along a line of weights."""
 LOOK_EVERY = 5
 """Every so many steps of a short run, the step's size is compared with that of the weights."""
 
@@ -122,6 +124,10 @@ class RateProblem(Problem, Protocol):
 
     def null_losses(self, batches: Sequence[int], *, seed: int = 0) -> tuple[float, ...]:
         """The losses of batches with every trainable parameter at zero: what the model is worth without its weights."""
+        ...
+
+    def along(self, state: str, multiples: Sequence[float], *, seed: int = 0) -> tuple[float, ...]:
+        """The mean loss of a few batches at w_0 + s (w - w_0), for each s; w are the weights that a run has kept."""
         ...
 
     def split_loss(self, batch: int, *, seed: int = 0) -> SplitLoss | None:

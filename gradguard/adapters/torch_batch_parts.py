@@ -53,6 +53,8 @@ class SameRows:
         self._first: dict[str, torch.Tensor] = {}
         self._count = 0
         self._same = True
+        self.alike = True
+        """Whether the samples of each batch are the same, as far as is known."""
 
     @property
     def count(self) -> int:
@@ -62,10 +64,11 @@ class SameRows:
     def add(self, given: Any) -> None:
         """One batch's inputs; what has another first extent than the first tensor (positions) is not of samples."""
         found = {path: t.detach() for path, t in tensors_of(given).items() if t.ndim}
-        if not found or not self._same:
+        if not found or not (self._same or self.alike):
             return
         n = next(iter(found.values())).shape[0]
         rows = {path: t for path, t in found.items() if t.shape[0] == n}
+        self.alike = self.alike and all(bool((t == t[:1]).all()) for t in rows.values())
         if not self._first:
             self._first = {path: t[:1].clone() for path, t in rows.items()}
         self._count += n

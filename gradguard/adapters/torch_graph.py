@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -180,8 +181,11 @@ def stretched_product(node: Any) -> tuple[tuple[int, ...], ...]:
 def losses_of(loss: torch.Tensor) -> tuple[LossFacts, ...]:
     """The elementary losses that a loss is made of; none where it has no graph."""
     found: list[LossFacts] = []
+    paired: set[int] = set()
     for node in walk(loss):
         kind = kind_of(node)
+        if kind == "Mul":
+            paired.update(pairs(node))
         if kind in LOSSES:
             chain, single, batch_axis = chain_above(node)
             name = LOSSES[kind]
@@ -232,7 +236,14 @@ def losses_of(loss: torch.Tensor) -> tuple[LossFacts, ...]:
             children_power = kind != "Expand"
             if children_power or stretched:
                 found.append(LossFacts(kind="difference", chain=chain, single=single, broadcast=stretched))
-    return tuple(found)
+    return tuple(replace(f, broadcast=()) if f.broadcast and f.broadcast[1][-1] in paired else f for f in found)
+
+
+def pairs(product: Any) -> set[int]:
+    """N where data of shape (N, N), one number for each pair of samples, weighs what is multiplied: all pairs are meant."""
+    data = saved(product, "other") if product.next_functions[0][0] is not None else saved(product, "self")
+    known = isinstance(data, torch.Tensor) and not data.requires_grad and data.ndim == 2 and data.shape[0] == data.shape[1]
+    return {int(data.shape[0])} if known and all(data.stride()) else set()
 
 
 def shared(product: Any) -> bool:

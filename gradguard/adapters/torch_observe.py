@@ -21,6 +21,7 @@ from gradguard.adapters.torch_modes import modes_of
 from gradguard.adapters.torch_outputs import Outputs
 from gradguard.adapters.torch_padding import padding_of
 from gradguard.adapters.torch_spy import Spy, bad_rows, first_tensor
+from gradguard.adapters.torch_stretched import confirmed
 from gradguard.adapters.torch_training import Session, TorchTraining, clean, preserved_rng, untouched
 
 __all__ = ["TorchHealth", "identical_rows", "kept_buffers"]
@@ -84,7 +85,7 @@ class TorchHealth(TorchTraining):
                     nonfinite = self._nonfinite(spy, index, given)
                     break
                 if loss.requires_grad:
-                    losses = losses or losses_of(loss)
+                    losses = losses or confirmed(session, batch, losses_of(loss))
                     outputs.add(predictions_of(loss, spy.root_output), spy.root_output, batch)
                 self._declared(session, batch, outputs)
                 if index == 0:
@@ -102,7 +103,7 @@ class TorchHealth(TorchTraining):
             nonfinite=nonfinite,
             time=time,
             losses=losses,
-            outputs=outputs.facts(),
+            outputs=outputs.facts(alike=bool(inputs) and rows.alike),
             inputs=input_facts(inputs, spy, session),
             loss=float(np.mean(values)) if values else math.nan,
             order=tuple(spy.order),

@@ -45,6 +45,8 @@ class Outputs:
         self.declared_labels: list[NDArray[np.float64]] = []
         self.sums: list[NDArray[np.float64]] = []
         self.row_order: tuple[tuple[int, ...], ...] = ()
+        self.labelled = self.varied = False
+        """Labels were seen; those of one batch differ. One label for all samples of each batch wants one output for them."""
 
     def add(self, made: Prediction | None, output: torch.Tensor | None, batch: Any = None) -> None:
         """What one batch's loss saved, or the model's output where it saved nothing."""
@@ -60,6 +62,8 @@ class Outputs:
         if made is None:
             return
         p, y = made.predicted, made.labels
+        if y.ndim and len(y) > 1:
+            self.labelled, self.varied = True, self.varied or bool((y != y[:1]).any())
         if made.kind == "nll" and not y.is_floating_point():
             log_p = p.movedim(1, -1).reshape(-1, p.shape[1]) if p.ndim > 1 else p.reshape(1, -1)
             flat = y.reshape(-1)
@@ -103,8 +107,9 @@ class Outputs:
         if labels is not None:
             self.add_labels(labels)
 
-    def facts(self) -> OutputFacts | None:
-        """Statistics over all samples; None where nothing was seen."""
+    def facts(self, *, alike: bool = False) -> OutputFacts | None:
+        """Statistics over all samples; None where nothing was seen. ``alike``: the model was given one sample many times in
+        each batch, and so is right to make one output of them."""
         rows = self.declared or self.rows
         same = [r for r in rows if r.shape[1] == rows[0].shape[1]]
         if not same:
@@ -119,7 +124,7 @@ class Outputs:
         return OutputFacts(
             samples=len(y),
             width=self.width or y.shape[1],
-            **spreads(same),
+            **{**spreads(same), **({"within": math.inf} if alike or (self.labelled and not self.varied) else {})},
             **(lengths(same, labels) if 1 < self.width <= COLUMNS else {}),
             low=float(y.min()),
             high=float(y.max()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 
 from gradguard.adapters.base import Settings
-from gradguard.adapters.rates_base import HORIZON, Plan, SplitLoss, Until, called_schedule
+from gradguard.adapters.rates_base import ALONG, HORIZON, Plan, SplitLoss, Until, called_schedule
 from gradguard.adapters.torch_curvature import TorchCurvature
 from gradguard.adapters.torch_observe import TorchHealth
 from gradguard.adapters.torch_rate_runs import losses_of_run, scaled_update
@@ -113,6 +114,26 @@ class TorchRates:
                 return self.training.evaluate(session, batches, seed)
             except UsageError:
                 return ()
+
+    def along(self, state: str, multiples: Sequence[float], *, seed: int = 0) -> tuple[float, ...]:
+        """On copies; NaN where the loss cannot be had."""
+        batches = range(min(ALONG, self.training.batch_count))
+        found = []
+        with untouched(self.training.scenario.model), preserved_rng(seed):
+            kept, start = self.training.sessions[state], self.training.fresh()
+            way = [(p, w.detach().clone(), p.detach() - w.detach()) for p, w in zip(kept.params, start.params, strict=True)]
+            for s in multiples:
+                with torch.no_grad():
+                    for parameter, origin, step in way:
+                        parameter.copy_(origin + s * step)
+                try:
+                    found.append(sum(self.training.evaluate(kept, batches, seed)) / len(batches))
+                except UsageError:
+                    found.append(math.nan)
+            with torch.no_grad():
+                for parameter, origin, step in way:
+                    parameter.copy_(origin + step)
+        return tuple(found)
 
     def split_loss(self, batch: int, *, seed: int = 0) -> SplitLoss | None:
         """The batch's loss and that of its halves, cut along the first axis that all of its tensors share."""

@@ -25,12 +25,14 @@ class InitialLoss(Measurement):
 
     ``data_loss`` is the mean per sample of the predictions' loss without regularisers, ``kind`` which and ``classes`` over
     how many; ``uniform`` is that of a uniform guess (NaN where the loss is none of the known ones, or
-    several). ``null`` is the mean loss with every weight at zero.
+    several). ``null`` is the mean loss with every weight at zero. ``gradient`` is the largest norm of the gradient in a few
+    steps, asked for where both losses are exactly 0.
     """
 
     name: ClassVar[str] = "initial_loss"
     loss: float
     null: float = math.nan
+    gradient: float = math.nan
     kind: str = ""
     classes: int | None = None
     data_loss: float = math.nan
@@ -45,13 +47,17 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
     chosen = list(range(min(BATCHES, problem.training.batch_count)))
     losses = problem.run(0, seed=settings.seed, compare=len(chosen)).loss_start
     null = problem.null_losses(chosen, seed=settings.seed)
+    gradient = math.nan
+    if sum(losses) == 0.0 and null and sum(null) == 0.0:
+        gradient = max(step.grad_norm for step in problem.run(len(chosen), seed=settings.seed).steps)
     look: Look | None = None
     if isinstance(problem.training, Observable):
         look = problem.training.look("start", seed=settings.seed, batches=len(chosen))
     kind, classes, data_loss, uniform = _guess(look)
     return InitialLoss(
-        loss=sum(losses) / len(losses), null=sum(null) / len(null) if null else math.nan, kind=kind, classes=classes,
-        data_loss=data_loss, uniform=uniform, split=problem.split_loss(0, seed=settings.seed), path=problem.path,
+        loss=sum(losses) / len(losses), null=sum(null) / len(null) if null else math.nan, gradient=gradient,
+        kind=kind, classes=classes, data_loss=data_loss, uniform=uniform,
+        split=problem.split_loss(0, seed=settings.seed), path=problem.path,
         reason="" if kind else "the loss is not one of cross-entropy or binary cross-entropy alone",
     )
 

@@ -19,6 +19,8 @@ __all__ = ["LongerRun", "measure", "settled"]
 
 FEWEST, MOST = 2, 5
 """Orders of the batches that a rate in doubt is run in."""
+FURTHER = (10.0, 100.0, 1000.0)
+"""Multiples of a run's way along which a loss that seems to have no lower bound is followed."""
 SURE = 0.9
 """So likely is what most of the orders say, with all else that was seen, where no further one is asked."""
 
@@ -38,6 +40,8 @@ class LongerRun(Measurement):
     reference: RateRun | None = None
     again: tuple[RateRun, ...] = ()
     predictions: Predictions = field(default_factory=Predictions)
+    turns: bool = False
+    """A loss that seems to have no lower bound rises again further along the way that the weights went."""
 
     def most(self, runs: tuple[RateRun, ...], worth: float, limits: RateLimits) -> str:
         """Why most of the runs diverged; empty where most hold. The first decides where there are no others."""
@@ -70,6 +74,7 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
     if problem.objective == "supervised":
         until = thrown_away(before, scale_of(found.runs, found.worth), found.steps)
     own = observed(problem, 1.0, longer, settings.seed, 0, before, until=until, keep="rate")
+    turns = own.boundless(found.worth) and _turns(problem, settings)
     predictions = predictions_of(problem, settings)
     limits = RateLimits()
     doubt = bool(found.doubt(limits))
@@ -89,4 +94,15 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
             run = observed(problem, 1.0, longer, settings.seed, len(again) + 1, before, until=until)
             again.append(replace(run, long=True))
             bad.append(bool(verdict(again[-1], compared, found.worth, limits)))
-    return LongerRun(run=own, reference=reference, predictions=predictions, again=tuple(again))
+    return LongerRun(run=own, reference=reference, predictions=predictions, again=tuple(again), turns=turns)
+
+
+def _turns(problem: RateProblem, settings: Settings) -> bool:
+    """Whether the loss at w_0 + s (w_T - w_0) is higher than at w_T for some s > 1.
+
+    Where a likelihood starts far from its optimum, its logarithmic scales travel at an even pace, and its loss with them: the
+    zero of a density's logarithm is a matter of units. Followed far enough, that line leads up again; it leads down for ever
+    where nothing holds the loss.
+    """
+    end, *further = problem.along("rate", (1.0, *FURTHER), seed=settings.seed)
+    return any(loss > end for loss in further)

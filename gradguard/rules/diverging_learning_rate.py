@@ -39,7 +39,8 @@ class DivergingLearningRate(Rule):
         rates, most of up to five orders decide. The finding names the rate that holds and the interval of the limit.
         Curvature (the largest eigenvalue of the preconditioned Hessian) explains it. A loss that falls while the likelihood
         of the labels gets far worse than guessing them (the sign is wrong) is an error, too, where a longer run confirms it;
-        so is one that falls far below zero and no more slowly than at first: it has no lower bound.
+        so is one that falls far below zero and no more slowly than at first, and is lower still further along the way that the
+        weights went: it has no lower bound.
 
     Why is this bad:
         The run is lost, or it goes on with dead units and a loss no better than guessing.
@@ -107,7 +108,7 @@ class DivergingLearningRate(Rule):
             runs = (*observed.runs, *([longer.reference] if longer.reference is not None else []))
             reason = longer.most(runs, observed.worth, limits)
             falling = [one for one in (longer.run, *longer.again) if one.boundless(observed.worth)]
-            if len(falling) > len(longer.again) / 2 and not (observed.schedule or longer.run.stopped):
+            if len(falling) > len(longer.again) / 2 and not (observed.schedule or longer.run.stopped or longer.turns):
                 return Outcome(status="failed", findings=(self._boundless(observed, falling[0]),), margin=math.inf)
             only_deep = run.plunges and not verdict(run, observed.runs, observed.worth, limits) and observed.limit >= 1.0
             if only_deep and not longer.run.stopped:  # the question was whether it has an end, not which rate gains more

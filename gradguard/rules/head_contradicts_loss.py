@@ -28,6 +28,8 @@ RANGES = {
 }
 PROBABILITIES = ("bce", "bce_logits")
 REGRESSION = ("mse", "absolute", "difference")
+REACHED = 0.1
+"""Outputs of a fixed length leave more than this part of the labels' variance: noise about such labels makes it less."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,7 +235,7 @@ class HeadContradictsLoss(Rule):
                     "labels of -1 and 1, class numbers, or masks of 0 and 255",
                     "bring the labels to 0 and 1: (y + 1) / 2, y == 1, or y / 255",
                 )
-        if facts.kind in REGRESSION and outputs is not None and outputs.longer_labels > self.outside:
+        if facts.kind in REGRESSION and outputs is not None and outputs.beyond > REACHED:
             return (
                 f"every output has length {outputs.length:.3g}, {100 * outputs.longer_labels:.0f} % of the labels are longer",
                 "a normalisation of the outputs to a fixed length before a regression",

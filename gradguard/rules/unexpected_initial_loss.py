@@ -31,7 +31,8 @@ class UnexpectedInitialLoss(Rule):
         cross-entropy), and a batch's loss with those of its halves: a mean is their mean, a sum their sum. Both are
         warnings, and errors where the short run at the user's rate shows a consequence: it blew up, or it is still above
         the guess at its end and has not fallen by a tenth. A loss or a gradient that is not finite before any step is an
-        error: no rate helps. So is a loss of exactly 0 that stays 0 with all weights at 0.
+        error: no rate helps. So is a loss of exactly 0 that stays 0 with all weights at 0,
+        and has no gradient.
 
     Why is this bad:
         A loss far above the guess is sure of wrong answers: an initialisation that is too wide, unscaled data, an output
@@ -41,7 +42,8 @@ class UnexpectedInitialLoss(Rule):
         Scale the last layer or the data; average the loss, or divide the rate by the batch size.
 
     When it is healthy:
-        A trained model, whose loss is below the guess; a wide start that training repairs at once; a sum with a rate that
+        A trained model, whose loss is below the guess; a head of zeros under a reward, or an advantage about its mean, whose
+        loss is 0 and has a gradient; a wide start that training repairs at once; a sum with a rate that
         was chosen for it.
 
     Options:
@@ -71,7 +73,7 @@ class UnexpectedInitialLoss(Rule):
         broken = observed.broken if observed is not None else ""
         if broken or not math.isfinite(first.loss):
             return self.outcome([self._broken(broken or f"the mean loss of the first batches is {first.loss}")])
-        if first.loss == 0.0 and first.null == 0.0:
+        if first.loss == 0.0 and first.null == 0.0 and not first.gradient > 0:
             return self.outcome([self._nothing()])
         findings = [*self._sum(first, observed), *self._far(first, observed)]
         known = math.isfinite(first.uniform) and math.isfinite(first.data_loss)

@@ -113,6 +113,12 @@ def test_a_product_of_column_and_row_is_a_mistake_and_one_with_a_matrix_is_not(l
     assert any(f.broadcast == ((6, 1), (6, 6)) for f in found) is stretched
 
 
+@pytest.mark.parametrize(("weights", "stretched"), [(torch.rand(6), True), (torch.rand(6, 6), False)])
+def test_differences_that_a_number_for_each_pair_weighs_are_meant(weights: Tensor, stretched: bool) -> None:
+    found = losses_of(((one()[:, None] - ROW).square() * weights).sum())
+    assert any(f.broadcast for f in found) is stretched
+
+
 def test_log_softmax_of_a_softmax_is_judged_as_before_cross_entropy() -> None:
     loss = functional.kl_div(three().softmax(1).log_softmax(1), SOFT, reduction="batchmean")
     assert facts(loss) == {("cross_entropy", ("softmax",))}

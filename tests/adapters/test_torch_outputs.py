@@ -45,3 +45,18 @@ def test_other_losses_say_nothing() -> None:
     facts = collected("absolute", torch.ones(32, 1), torch.zeros(32, 1)).facts()
     assert facts is not None
     assert np.isnan(facts.told)
+
+
+@pytest.mark.parametrize(
+    ("labels", "alike", "counted"),
+    [
+        (torch.arange(64.0), False, True),
+        (torch.arange(64.0), True, False),  # so are the samples of each batch
+        (torch.arange(4.0).repeat_interleave(16), False, False),  # so are their labels: one answer for a whole graph
+    ],
+)
+def test_outputs_that_are_right_to_be_the_same_within_a_batch(labels: torch.Tensor, alike: bool, counted: bool) -> None:
+    outputs = torch.arange(4.0).repeat_interleave(16)
+    facts = collected("mse", outputs[:, None], labels[:, None]).facts(alike=alike)
+    assert facts is not None
+    assert (facts.within == 0.0) is counted

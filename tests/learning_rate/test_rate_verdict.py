@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import gradguard as gg
 from gradguard.measurements.rate_longer import LongerRun
 from gradguard.measurements.rate_predictions import Predictions
 from gradguard.measurements.rate_verdict import RateLimits, RateRun, verdict
@@ -83,7 +84,8 @@ def along(path: Any, level: float = 1.0) -> RateRun:
         (1 - 20 * np.log1p(STEPS), 0.5, False),  # a likelihood whose width shrinks
         (1 - 20 * np.sqrt(STEPS), 0.5, False),
         (1 - STEPS, 20.0, False),  # not far, by what the weights are worth
-        (1 - 40 * (STEPS > 200), 0.5, True),
+        (1 - 40 * (STEPS > 200), 0.5, False),
+        (1 - np.minimum(STEPS, 60) - 2 * np.maximum(STEPS - 200, 0), 0.5, False),  # it stood still in between
         (1 - 5 * (STEPS > 200), 0.5, False),  # a plateau, and then what there was to gain
         (400 - STEPS, 0.5, False),  # never below zero
     ],
@@ -105,5 +107,25 @@ def test_a_loss_that_only_falls_far_is_run_for_longer_and_judged_by_its_pace() -
     lower = along(1 - 0.9 * STEPS)
     held = rule.check({"rate_observation": measured, "rate_longer": LongerRun(run=back, reference=replace(lower, factor=0.1))})
     assert held.status == "passed"
+    turns = rule.check({"rate_observation": measured, "rate_longer": LongerRun(run=along(1 - STEPS), turns=True)})
+    assert turns.status == "passed"
     warmed = replace(measured, schedule="LambdaLR")
     assert rule.check({"rate_observation": warmed, "rate_longer": LongerRun(run=along(1 - STEPS))}).status == "passed"
+
+
+@pytest.mark.parametrize(("sign", "errors"), [(1.0, []), (-1.0, ["GG401"])])
+def test_logarithmic_scales_that_travel_far_at_an_even_pace_have_an_end(sign: float, errors: list[str]) -> None:
+    """A density of small numbers: -log p without its constant begins near 0, and ends at the logarithm of their size."""
+    import torch
+
+    torch.manual_seed(0)
+    model = torch.nn.ParameterDict({"scale": torch.nn.Parameter(torch.zeros(16))})
+    batches = [0.001 * torch.randn(32, 16) for _ in range(4)]
+
+    def loss(m: Any, x: Any) -> Any:
+        return (sign * 0.5 * (x * m["scale"].exp()).square() - m["scale"]).sum(1).mean()
+
+    report = gg.check_learning_rate(
+        model, batches, loss=loss, optimizer=torch.optim.Adam(model.parameters(), lr=0.01), select="GG401"
+    )
+    assert [f.code for f in report.findings if f.severity == "error"] == errors

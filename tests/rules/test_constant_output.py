@@ -70,7 +70,10 @@ def test_collapse_without_labels(
 
 def test_outputs_of_one_length() -> None:
     ones = np.array([[0.6, 0.8], [1.0, 0.0], [0.0, -1.0]])
-    assert lengths([ones], [10 * ones, 0.5 * ones]) == {"length": 1.0, "longer_labels": 0.5}
+    found = lengths([ones], [10 * ones, 0.5 * ones])
+    assert (found["length"], found["longer_labels"]) == (1.0, 0.5)
+    theirs = np.concatenate([10 * ones, 0.5 * ones])
+    assert np.isclose(found["beyond"], (81 / 2) / theirs.var(axis=0).sum())
     assert lengths([ones, 2 * ones], [ones]) == {}
     assert lengths([1 + 1e-4 * ones], [10 * ones]) == {}  # nearly the same for all: no normalisation
     assert lengths([ones[:, :1]], [ones[:, :1]]) == {}

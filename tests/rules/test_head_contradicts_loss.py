@@ -57,8 +57,9 @@ def head(*chain: str, kind: str = "cross_entropy", **columns: Any) -> LossFacts:
         (head("softplus", kind="mse"), {"above_one": 0.5, "below_zero": 0.5}, WORKS, ["error"]),
         (head("softplus", kind="mse"), {"above_one": 0.5, "below_zero": 0.0}, WORKS, []),
         (head("cosine"), {}, WORKS, ["error"]),
-        (head(kind="mse"), {"length": 1.0, "longer_labels": 0.9}, WORKS, ["error"]),
-        (head(kind="mse"), {"length": 1.0, "longer_labels": 0.0}, WORKS, []),
+        (head(kind="mse"), {"length": 1.0, "longer_labels": 0.9, "beyond": 0.8}, WORKS, ["error"]),
+        (head(kind="mse"), {"length": 1.0, "longer_labels": 0.0, "beyond": 0.0}, WORKS, []),
+        (head(kind="mse"), {"length": 1.0, "longer_labels": 0.5, "beyond": 0.05}, WORKS, []),  # of that length, with noise
         (head(kind="bce_logits"), {"kind": "bce", "above_one": 0.0, "below_zero": 0.5}, WORKS, ["error"]),  # -1 and 1
         (head(kind="bce_logits"), {"kind": "bce", "above_one": 0.3, "below_zero": 0.0}, WORKS, ["error"]),  # 0 and 255
         (head(kind="bce_logits"), {"kind": "bce", "above_one": 0.0, "below_zero": 0.0}, WORKS, []),

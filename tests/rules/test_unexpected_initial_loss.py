@@ -90,7 +90,26 @@ def test_options() -> None:
         UnexpectedInitialLoss(warn=9.0)
 
 
-@pytest.mark.parametrize(("loss", "null", "patterns"), [(0.0, 0.0, ["zero"]), (0.0, 1.0, []), (0.5, 0.0, [])])
-def test_a_loss_of_0_whatever_the_weights_are(loss: float, null: float, patterns: list[str]) -> None:
-    """A fitted hinge loss is 0, too: with all weights at 0 it is 1."""
-    assert [f.pattern for f in judge(InitialLoss(loss=loss, null=null)).findings] == patterns
+@pytest.mark.parametrize(
+    ("loss", "null", "gradient", "patterns"),
+    [(0.0, 0.0, 0.0, ["zero"]), (0.0, 0.0, 0.3, []), (0.0, 1.0, math.nan, []), (0.5, 0.0, math.nan, [])],
+)
+def test_a_loss_of_0_whatever_the_weights_are(loss: float, null: float, gradient: float, patterns: list[str]) -> None:
+    """A fitted hinge loss is 0, too: with all weights at 0 it is 1. A policy of zeros has a gradient."""
+    assert [f.pattern for f in judge(InitialLoss(loss=loss, null=null, gradient=gradient)).findings] == patterns
+
+
+@pytest.mark.parametrize(("factor", "errors"), [(0.0, ["GG404"]), (1.0, [])])
+def test_a_head_of_zeros_under_a_reward_has_a_loss_of_0_and_a_gradient(factor: float, errors: list[str]) -> None:
+    import torch
+
+    torch.manual_seed(0)
+    model = torch.nn.Linear(4, 2)
+    torch.nn.init.zeros_(model.weight)
+    torch.nn.init.zeros_(model.bias)
+    batches = [(torch.randn(16, 4), torch.randn(16, 2)) for _ in range(4)]
+    report = gg.check_learning_rate(
+        model, batches, loss=lambda m, b: -factor * (m(b[0]).tanh() * b[1]).mean(),
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.01), select="GG404",
+    )
+    assert [f.code for f in report.findings] == errors
