@@ -8,7 +8,7 @@ rest of the model has a derivative that can be compared again.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,10 @@ EVERYWHERE = 3
 """Points besides the given one at which the function must be locally constant, too: a clipped value is so at one."""
 CROSSING = 1e-3
 """Share of the outputs that may lie on an edge of a stair."""
+FREE, RELATIVE = 4, 64.0
+"""Entries besides the one that sets a step size; rounding of entries relative to it, in units of the precision."""
 Function = type[torch.autograd.Function]
+Compared = Callable[[Sequence[torch.Tensor], Sequence[torch.Tensor]], bool]
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,8 @@ class Surrogate:
     places: tuple[int, ...]
     points: tuple[torch.Tensor, ...]
     outputs: tuple[torch.Tensor, ...]
-    several: bool
+    result: Any
+    """What the call returned: its outputs, and whatever else (codes, masks), which carries no gradient."""
 
     def fits(self, args: Sequence[Any]) -> bool:
         """Whether a call of another pass has the same shapes."""
@@ -46,7 +50,10 @@ class Surrogate:
     def __call__(self, args: Sequence[Any]) -> Any:
         """f(x0) + J (x - x0), whose backward is that of the function at x0."""
         found: tuple[torch.Tensor, ...] = _Linear.apply(self, *(args[i] for i in self.places))  # type: ignore[no-untyped-call]  # torch's own
-        return found if self.several else found[0]
+        if not isinstance(self.result, tuple):
+            return found[0]
+        made = iter(found)
+        return tuple(next(made) if carries(part) else part for part in self.result)
 
     def back(self, cotangents: Sequence[torch.Tensor]) -> tuple[torch.Tensor | None, ...]:
         """J^T g."""
@@ -59,7 +66,7 @@ class Surrogate:
         Raises:
             RuntimeError: backward can be differentiated no more, and does not act entry by entry.
         """
-        with torch.enable_grad():
+        with torch.enable_grad(), as_it_is():
             g = [torch.zeros_like(o, requires_grad=True) for o in self.outputs]
             try:
                 back = torch.autograd.grad(self.outputs, self.points, g, create_graph=True, allow_unused=True)
@@ -114,12 +121,13 @@ def surrogate_of(function: Function, args: Sequence[Any]) -> Surrogate | None:
         own = list(args)
         for i in places:
             own[i] = args[i].detach().clone().requires_grad_(True)
-        with torch.enable_grad():
-            result = function.apply(*own)
-        outputs = _tensors(result)
-        if not outputs or not all(o.requires_grad for o in outputs):
+        with torch.enable_grad(), as_it_is():
+            given = [a.clone() if i in places else a for i, a in enumerate(own)]  # it may change them in place
+            result = function.apply(*given)
+        outputs = tuple(part for part in _parts(result) if carries(part))
+        if not outputs:
             return None
-        found = Surrogate(places, tuple(own[i] for i in places), outputs, isinstance(result, tuple))
+        found = Surrogate(places, tuple(own[i] for i in places), outputs, result)
         found.forth([_drawn(p, 7) for p in found.points])
         return found
     except INTERRUPTS:
@@ -131,7 +139,10 @@ def surrogate_of(function: Function, args: Sequence[Any]) -> Surrogate | None:
 
 
 def _staircase(function: Function, args: Sequence[Any], place: int, state: RandomState) -> bool:
-    """Whether the outputs stay what they are for small moves of an argument, here and elsewhere, and change for large ones."""
+    """Whether the outputs stay what they are for small moves of an argument, here and elsewhere, and change for large ones.
+
+    So do the outputs in units of their step size, where that is taken from the argument (dynamic quantisation, binary weights).
+    """
     x: torch.Tensor = args[place].detach()
     if not x.numel():
         return False
@@ -143,25 +154,90 @@ def _staircase(function: Function, args: Sequence[Any], place: int, state: Rando
         given = [a.detach().clone() if isinstance(a, torch.Tensor) else a for a in args]
         given[place] = value.clone()
         with torch.no_grad():
-            return _tensors(function.apply(*given))
+            return tuple(part for part in _parts(function.apply(*given)) if differentiable(part))
+
+    def level(points: Sequence[torch.Tensor], same: Compared) -> bool:
+        near = all(same(at(p), at(p + sign * small * _drawn(x, 5))) for p in (x, *points) for sign in (1.0, -1.0))
+        return near and not all(same(here, at(p)) for p in points)
 
     here = at(x)
-    points = [x + scale * 2.0 ** (k - 1) * _drawn(x, k) for k in range(EVERYWHERE)]
-    level = all(_same(at(p), at(p + sign * small * _drawn(x, 5))) for p in (x, *points) for sign in (1.0, -1.0))
-    return bool(here) and level and not all(_same(here, at(p), share=0.0) for p in points)
+    if not here:
+        return False
+    try:
+        points = [x + scale * 2.0 ** (k - 1) * _drawn(x, k) for k in range(EVERYWHERE)]
+        for p in points:
+            at(p)
+    except INTERRUPTS:
+        raise
+    except Exception:  # it takes numbers of a range only (probabilities): those that there are, in other places
+        points = [_shuffled(x, k) for k in range(EVERYWHERE)]
+    return level(points, _same) or any(level(points, _SameStairs(shared)) for shared in GROUPS)
 
 
-def _same(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor], share: float = CROSSING) -> bool:
+def _same(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> bool:
     if len(a) != len(b) or any(x.shape != y.shape for x, y in zip(a, b, strict=True)):
         return False
     changed = sum(int((x != y).sum()) for x, y in zip(a, b, strict=True))
-    return changed <= share * sum(x.numel() for x in a)
+    return changed <= CROSSING * sum(x.numel() for x in a)
 
 
-def _tensors(result: Any) -> tuple[torch.Tensor, ...]:
-    """The tensors that a function returns, if it returns nothing else."""
-    parts = result if isinstance(result, tuple) else (result,)
-    return parts if all(isinstance(p, torch.Tensor) and differentiable(p) for p in parts) else ()
+@dataclass(frozen=True)
+class _SameStairs:
+    """Whether outputs are the same stairs up to an origin and a step size of their own, such as the inputs' range or mean.
+
+    ``shared``: the axes whose entries share them, or none. Outputs are compared only where of those at least
+    ``FREE``, besides the one that sets the size, are not 0: of fewer, the size is all that there is.
+    """
+
+    shared: Callable[[int], tuple[int, ...]]
+
+    def __call__(self, a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> bool:
+        pairs = list(zip(a, b, strict=True)) if len(a) == len(b) else []
+        if not pairs or any(x.shape != y.shape or not x.is_floating_point() for x, y in pairs):
+            return False
+        changed = 0
+        for x, y in pairs:
+            one, other = self._stairs(x), self._stairs(y)
+            if one is None or other is None:
+                return False
+            changed += int(((one - other).abs() > RELATIVE * torch.finfo(x.dtype).eps).sum())
+        return changed <= CROSSING * sum(x.numel() for x in a)
+
+    def _stairs(self, x: torch.Tensor) -> torch.Tensor | None:
+        axes = self.shared(x.ndim)
+        if not axes or bool(((x != 0).sum(dim=axes) <= FREE).any()):
+            return None
+        low, high = x.amin(dim=axes, keepdim=True), x.amax(dim=axes, keepdim=True)
+        size = high - low
+        return (x - low) / size if bool(((size > 0) & torch.isfinite(size)).all()) else None
+
+
+GROUPS: tuple[Callable[[int], tuple[int, ...]], ...] = (
+    lambda n: tuple(range(n)),  # one step size for the whole tensor
+    lambda n: (n - 1,) if n > 1 else (),  # for each row
+    lambda n: tuple(range(1, n)) if n > 2 else (),  # for each of the first axis: filters
+    lambda n: tuple(range(n - 1)) if n > 1 else (),  # for each feature
+    lambda n: tuple(i for i in range(n) if i != 1) if n > 2 else (),  # for each channel
+)
+
+
+def as_it_is() -> torch.autograd.graph.saved_tensors_hooks:
+    """What is saved is kept, also within a checkpoint, which would make it again."""
+    return torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t)
+
+
+def carries(part: Any) -> bool:
+    """Whether a part of a result is a tensor with a graph."""
+    return isinstance(part, torch.Tensor) and part.requires_grad
+
+
+def _parts(result: Any) -> tuple[Any, ...]:
+    return result if isinstance(result, tuple) else (result,)
+
+
+def _shuffled(x: torch.Tensor, seed: int) -> torch.Tensor:
+    order = torch.randperm(x.numel(), generator=torch.Generator().manual_seed(seed))
+    return x.reshape(-1)[order].reshape(x.shape)
 
 
 def _drawn(like: torch.Tensor, seed: int) -> torch.Tensor:

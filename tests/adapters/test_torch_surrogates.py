@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
 
 import gradguard as gg
 from gradguard.adapters.torch_surrogates import surrogate_of
@@ -148,3 +149,97 @@ def test_what_is_drawn_at_random_is_drawn_as_without_the_question() -> None:
     torch.manual_seed(5)
     assert surrogate_of(Noisy, (x,)) is not None
     assert torch.equal(torch.rand(3), expected)
+
+
+def straight_through(value: Any) -> Any:
+    """A custom function with this value, whose backward passes the gradient on."""
+
+    class Straight(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Any:
+            return value(x)
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor, *_: Tensor) -> Tensor:
+            return g
+
+    return Straight
+
+
+def stairs(x: Tensor, dim: Any, levels: int = 7) -> Tensor:
+    """Rounded to so many steps of the range, which is taken from the values themselves."""
+    low = x.amin(dim=dim, keepdim=True)
+    step = (x.amax(dim=dim, keepdim=True) - low) / levels
+    return ((x - low) / step).round() * step + low
+
+
+VALUES = torch.randn(12, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        lambda x: stairs(x, (0, 1)),
+        lambda x: stairs(x, 1),
+        lambda x: stairs(x, 0),
+        lambda x: x.sign() * x.abs().mean(1, keepdim=True),  # binary weights
+        lambda x: torch.where(x.abs() > 0.5 * x.abs().mean(), x.sign(), 0) * x.abs().mean(),  # ternary ones
+        lambda x: torch.bernoulli(x.sigmoid()),
+        lambda x: (x.sign(), x > 0),  # and a mask, which carries no gradient
+        lambda x: (x.sign(), x.argmax(1)),
+    ],
+)
+def test_stairs_whose_size_is_taken_from_the_values(value: Any) -> None:
+    assert surrogate_of(straight_through(value), (VALUES.clone().requires_grad_(True),)) is not None
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        lambda x: x / x.norm(dim=1, keepdim=True),
+        lambda x: x * (x == x.amax(1, keepdim=True)),
+        lambda x: x.mean(1, keepdim=True).expand_as(x).clone(),
+        lambda x: x.amax(1, keepdim=True) * torch.linspace(0.1, 1, 16, dtype=x.dtype),
+        lambda x: x.sort(1).values,
+        lambda x: torch.where(x > 0, x, 0.01 * x),
+        lambda x: x - x.mean(1, keepdim=True),
+    ],
+)
+def test_smooth_functions_of_all_values_are_no_stairs(value: Any) -> None:
+    assert surrogate_of(straight_through(value), (VALUES.clone().requires_grad_(True),)) is None
+
+
+def test_a_function_of_probabilities_is_asked_about_probabilities() -> None:
+    assert surrogate_of(straight_through(torch.bernoulli), (VALUES.sigmoid().requires_grad_(True),)) is not None
+
+
+class SignInPlace(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.mark_dirty(x)
+        return x.sign_()
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return g
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda h: SignInPlace.apply(4 * h),
+        lambda h: straight_through(lambda x: (x.sign(), x > 0)).apply(h)[0],
+        lambda h: checkpoint(Spike.apply, h, use_reentrant=False),
+    ],
+)
+def test_surrogates_in_place_with_codes_and_in_a_checkpoint(call: Any) -> None:
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(call(self.first(x)))
+
+    torch.manual_seed(0)
+    assert [(f.code, f.severity) for f in report(Wrapped()).findings] == [("GG113", "warning")]
