@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from gradguard.adapters.observing_base import Leaks
 from gradguard.adapters.torch_batch_parts import mapped, tensors_of
 from gradguard.adapters.torch_spy import first_tensor
 from gradguard.adapters.torch_training import Session, preserved_rng
+from gradguard.errors import UsageError
 
 __all__ = ["leaks_of"]
 
@@ -99,14 +100,18 @@ def leaks_of(session: Session, batch: Any, *, seed: int, sample: bool, future: b
         return Leaks(reason="the model was not called with a tensor")
     notes: list[str] = []
     found: dict[str, Any] = {}
-    if sample and given.shape[0] > 1:
+    if sample and second_axis(given, base.get("")):
+        notes.append("independent_samples: the outputs' first axis is the inputs' second")
+    elif sample and given.shape[0] > 1:
         n = given.shape[0]
         one, rest = (slice(0, 1),), (slice(1, None),)
-        others, own, module = first_that_matters(
-            recorder, replace_sample, lambda after: compare(base, after, rest, one, n, axis=0)
+        others, own, module = first_that_is_taken(
+            recorder, (replace_sample, repeat_sample), lambda after: compare(base, after, rest, one, n, axis=0)
         )
         if others is not None and others <= NOTHING:  # what takes the largest of a batch may not have taken this one
-            back = first_that_matters(recorder, replace_others, lambda after: compare(base, after, one, rest, n, axis=0))
+            back = first_that_is_taken(
+                recorder, (replace_others, repeat_first), lambda after: compare(base, after, one, rest, n, axis=0)
+            )
             if back[0] is not None and back[0] > others:
                 others, module = back[0], back[2]
         found.update(sample=others, sample_own=own, module_sample=module)
@@ -114,9 +119,12 @@ def leaks_of(session: Session, batch: Any, *, seed: int, sample: bool, future: b
         notes.append("independent_samples: the batch holds one sample")
     if future and given.ndim >= 2 and given.shape[1] > 1:
         n, cut, rows = given.shape[1], given.shape[1] // 2, slice(None)
-        earlier, own, module = first_that_matters(
+        earlier, own, module = first_that_is_taken(
             recorder,
-            lambda x: replace_future(x, cut) if x.ndim >= 2 and x.shape[1] == n else x,
+            (
+                lambda x: replace_future(x, cut) if x.ndim >= 2 and x.shape[1] == n else x,
+                lambda x: exchange_future(x, cut) if x.ndim >= 2 and x.shape[1] == n else x,
+            ),
             lambda after: compare(base, after, (rows, slice(0, cut)), (rows, slice(cut, None)), n, axis=1),
         )
         found.update(future=earlier, future_own=own, module_future=module)
@@ -126,6 +134,23 @@ def leaks_of(session: Session, batch: Any, *, seed: int, sample: bool, future: b
 
 
 Compared = tuple[float | None, float, str]
+
+
+def second_axis(given: torch.Tensor, made: torch.Tensor | None) -> bool:
+    """Whether samples lie along the second axis of the input: the model's output has its extent first."""
+    if made is None or not made.ndim or given.ndim < 2:
+        return False
+    return made.shape[0] == given.shape[1] != given.shape[0]
+
+
+def first_that_is_taken(recorder: Recorder, changes: Sequence[Any], compared: Callable[[Any], Compared]) -> Compared:
+    """The comparison for the first change that the model takes: numbers of a range, or of a table, cannot be just any."""
+    for change in changes:
+        try:
+            return first_that_matters(recorder, change, compared)
+        except UsageError:
+            recorder.choice = 0
+    return None, 0.0, ""
 
 
 def first_that_matters(recorder: Recorder, change: Any, compared: Callable[[Any], Compared]) -> Compared:
@@ -173,6 +198,21 @@ def replace_others(x: torch.Tensor) -> torch.Tensor:
     else:
         new[1:] = torch.where(rest == x.max(), x.min(), x.max())
     return new
+
+
+def repeat_sample(x: torch.Tensor) -> torch.Tensor:
+    """The next sample in the place of sample 0."""
+    return torch.cat([x[1:2], x[1:]])
+
+
+def repeat_first(x: torch.Tensor) -> torch.Tensor:
+    """Sample 0 in the place of every other."""
+    return x[:1].expand_as(x).clone()
+
+
+def exchange_future(x: torch.Tensor, cut: int) -> torch.Tensor:
+    """Positions from ``cut`` on as they are in the next sample."""
+    return torch.cat([x[:, :cut], x.roll(1, dims=0)[:, cut:]], dim=1)
 
 
 def replace_future(x: torch.Tensor, cut: int) -> torch.Tensor:

@@ -26,6 +26,8 @@ from gradguard.adapters.torch_training import Session, TorchTraining, clean, pre
 
 __all__ = ["TorchHealth", "identical_rows", "kept_buffers"]
 
+OTHERWISE = 1e-4
+"""Outputs that spread more than this, relative to their size, are not the same."""
 REPEATED = 8
 """A layer called this often in one pass is a recurrence (or a layer shared over depth)."""
 
@@ -67,12 +69,14 @@ class TorchHealth(TorchTraining):
         rows = SameRows()
         nonfinite: Nonfinite | None = None
         samples = 0
+        state, drawn = torch.get_rng_state(), False
         for index in range(count):
             batch = self.batches[index]
             spy.keep_outputs = index == 0
             with kept_buffers(session.model):
                 with spy.installed():
                     loss = session.loss(batch, index)
+                drawn = drawn or not torch.equal(torch.get_rng_state(), state)
                 value = float(loss.detach())
                 values.append(value)
                 given = first_tensor(list(spy.root_input[0]) + list(spy.root_input[1].values())) if spy.root_input else None
@@ -93,6 +97,9 @@ class TorchHealth(TorchTraining):
                 spy.outputs.clear()
                 spy.sequences.clear()
         named = session.named
+        facts = outputs.facts(alike=bool(inputs) and rows.alike)
+        # what differs for the same input, and is not drawn at random, is made of something else that the model knows
+        told_otherwise = not drawn and facts is not None and facts.spread > OTHERWISE
         return Look(
             step=step,
             units=spy.unit_facts(),
@@ -103,7 +110,7 @@ class TorchHealth(TorchTraining):
             nonfinite=nonfinite,
             time=time,
             losses=losses,
-            outputs=outputs.facts(alike=bool(inputs) and rows.alike),
+            outputs=facts,
             inputs=input_facts(inputs, spy, session),
             loss=float(np.mean(values)) if values else math.nan,
             order=tuple(spy.order),
@@ -113,7 +120,7 @@ class TorchHealth(TorchTraining):
             samples=samples,
             identical_rows=tuple(n for n, p in named if identical_rows(p)),
             zero_blocks=tuple(n for n, p in named if not bool(p.detach().any())),
-            same_inputs=rows.count,
+            same_inputs=0 if told_otherwise else rows.count,
         )
 
     def _declared(self, session: Session, batch: Any, outputs: Outputs) -> None:

@@ -45,6 +45,7 @@ class Outputs:
         self.declared_labels: list[NDArray[np.float64]] = []
         self.sums: list[NDArray[np.float64]] = []
         self.row_order: tuple[tuple[int, ...], ...] = ()
+        self.logits = False
         self.labelled = self.varied = False
         """Labels were seen; those of one batch differ. One label for all samples of each batch wants one output for them."""
 
@@ -89,7 +90,7 @@ class Outputs:
             each = torch.nn.functional.binary_cross_entropy_with_logits(p.double(), y.double(), reduction="none")
         else:
             each = (p - y).double().square() if made.kind == "mse" else (p - y).double().abs()
-        self.kind = made.kind.removesuffix("_logits")
+        self.kind, self.logits = made.kind.removesuffix("_logits"), made.kind.endswith("_logits")
         self.losses.append(each.reshape(each.shape[0], -1).mean(dim=1).cpu().numpy() if each.ndim > 1 else each.cpu().numpy())
         self.labels.append(rows_of(y))
         if y.ndim == 2 and y.shape[1] > 1:
@@ -161,7 +162,8 @@ class Outputs:
         """The loss of these predictions against the labels of all samples alike, less that against their own.
 
         Over all pairs (i, j) of predictions and labels: for a cross-entropy -sum_c q_c E[log p_c] with q the labels' shares,
-        for squares E[(p_i - y_j)^2] = E[(p - y)^2] + 2 cov(p, y). NaN for other losses.
+        for squares E[(p_i - y_j)^2] = E[(p - y)^2] + 2 cov(p, y), for a binary cross-entropy cov(z, y) of the logits z. NaN
+        for other losses.
         """
         if self.kind == "cross_entropy" and self.log_p is not None:
             n = sum(self.classes.values())
@@ -169,10 +171,13 @@ class Outputs:
             with np.errstate(all="ignore"):
                 return float(-np.sum((shares * self.log_p / n)[shares > 0]) - loss)
         pairs = [(p, y) for p, y in zip(self.rows, self.labels, strict=False) if p.shape == y.shape]
-        if self.kind != "mse" or not pairs:
+        if self.kind not in ("mse", "bce") or not pairs:
             return math.nan
         p, y = (np.concatenate(part) for part in zip(*pairs, strict=True))
-        return float(2 * np.mean(np.mean(p * y, axis=0) - p.mean(axis=0) * y.mean(axis=0)))
+        if self.kind == "bce" and not self.logits:
+            q = np.clip(p, 1e-7, 1 - 1e-7)
+            p = np.log(q) - np.log1p(-q)
+        return float((2 if self.kind == "mse" else 1) * np.mean(np.mean(p * y, axis=0) - p.mean(axis=0) * y.mean(axis=0)))
 
     def _prior(self) -> float:
         """The loss of guessing the labels' distribution: entropy, variance, or mean absolute deviation from the median."""

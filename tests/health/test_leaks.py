@@ -98,3 +98,57 @@ def test_a_sample_that_does_not_hold_the_largest_entry_depends_on_the_one_that_d
         select="GG305",
     )
     assert [f.code for f in report.errors] == (["GG305"] if whole else [])
+
+
+class Looked(nn.Module):
+    """A column of categories with a table of three rows, and one of a table of fifty; or numbers that choose a row."""
+
+    def __init__(self, mixed: bool) -> None:
+        super().__init__()
+        self.few, self.many, self.head, self.mixed = nn.Embedding(3, 4), nn.Embedding(50, 4), nn.Linear(8, 3), mixed
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        places = x if x.dtype == torch.long else (x * torch.tensor([3, 50])).long()
+        h = torch.cat([self.few(places[:, 0]), self.many(places[:, 1])], 1)
+        y: torch.Tensor = self.head(h - h.mean(0) if self.mixed else h)
+        return y
+
+
+@pytest.mark.parametrize("numbers", [True, False])
+@pytest.mark.parametrize("mixed", [True, False])
+def test_inputs_that_must_stay_in_a_range(numbers: bool, mixed: bool) -> None:
+    torch.manual_seed(0)
+    x = torch.rand(16, 2)
+    report = gg.check_training(
+        Looked(mixed),
+        [(x if numbers else (x * torch.tensor([3, 50])).long(), torch.randint(0, 3, (16,)))],
+        loss=lambda m, b: functional.cross_entropy(m(b[0]), b[1]),
+        optimizer=None,
+        independent_samples=True,
+        select="GG305",
+    )
+    assert [f.code for f in report.errors] == (["GG305"] if mixed else [])
+
+
+class TimeFirst(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells, self.head = nn.GRU(4, 8), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.head(self.cells(x)[0][-1])
+        return y
+
+
+def test_time_along_the_first_axis_is_not_taken_for_samples() -> None:
+    torch.manual_seed(0)
+    report = gg.check_training(
+        TimeFirst(),
+        [(torch.randn(6, 16, 4), torch.randint(0, 3, (16,)))],
+        loss=lambda m, b: functional.cross_entropy(m(b[0]), b[1]),
+        optimizer=None,
+        independent_samples=True,
+        select="GG305",
+    )
+    assert not report.errors
+    assert "second" in report.checks[0].reason
