@@ -63,7 +63,10 @@ class SameRows:
 
     def add(self, given: Any) -> None:
         """One batch's inputs; what has another first extent than the first tensor (positions) is not of samples."""
-        found = {path: t.detach() for path, t in tensors_of(given).items() if t.ndim}
+        every = tensors_of(given)
+        found = {path: t.detach() for path, t in every.items() if t.ndim and t.shape[0]}
+        if any(t.layout != torch.strided for t in every.values()):  # rows of a sparse matrix are not compared
+            self._same = self.alike = False
         if not found or not (self._same or self.alike):
             return
         n = next(iter(found.values())).shape[0]

@@ -57,6 +57,8 @@ WEIGHTED = {
     "MkldnnLinear",
     "Einsum",
 }
+NEAR_WEIGHTS = 5
+"""Nodes (a transposition, a change of type) between a product and the weights that it multiplies with."""
 LOSSES = {
     "NllLoss": "nll",
     "NllLoss2D": "nll",
@@ -192,6 +194,8 @@ def losses_of(loss: torch.Tensor) -> tuple[LossFacts, ...]:
             if name == "nll" and chain and chain[0] == "log_softmax":
                 name = "cross_entropy"
                 chain = chain[1:]
+            if name == "nll" and chain[:2] == ("log", "softmax"):
+                name, chain = "cross_entropy", chain[2:]
             if name == "kl":
                 name, chain = divergence(chain)
             above = shape(*next((p, i) for p, i in node.next_functions if p is not None)) if parents(node) else None
@@ -264,6 +268,24 @@ def made_of(node: Any, output: torch.Tensor, limit: int = 10) -> bool:
     return False
 
 
+def own_weights(node: Any, classes: int, limit: int = 400) -> bool:
+    """Whether the last weights before a loss have an axis of as many places as there are classes."""
+    queue: list[tuple[Any, int]] = [(node, 0)]
+    seen: set[Any] = set()
+    while queue and len(seen) < limit:
+        here, below = queue.pop(0)
+        if here in seen:
+            continue
+        seen.add(here)
+        if hasattr(here, "variable") and classes in here.variable.shape:
+            return True
+        if below or kind_of(here) in WEIGHTED:
+            below += 1
+        if below < NEAR_WEIGHTS:
+            queue.extend((parent, below) for parent in parents(here))
+    return False
+
+
 def predictions_of(loss: torch.Tensor, output: torch.Tensor | None = None) -> Prediction | None:
     """Predictions and labels of the first elementary loss that saved them (before backward frees them).
 
@@ -275,7 +297,8 @@ def predictions_of(loss: torch.Tensor, output: torch.Tensor | None = None) -> Pr
         if kind in LOSSES:
             predicted, labels = saved(node, "self"), saved(node, "target")
             if isinstance(predicted, torch.Tensor) and isinstance(labels, torch.Tensor):
-                return Prediction(LOSSES[kind], predicted.detach(), labels.detach())
+                own = LOSSES[kind] != "nll" or predicted.ndim < 2 or own_weights(node, predicted.shape[1])
+                return Prediction(LOSSES[kind], predicted.detach(), labels.detach(), own)
         elif kind in ("Pow", "Abs", "Mul") and output is not None:
             difference = saved(node, "self")
             subtraction = next((p for p in parents(node) if kind_of(p) in ("Sub", "Rsub")), None)

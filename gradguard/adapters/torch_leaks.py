@@ -71,7 +71,7 @@ class Recorder:
 
     def changed(self, given: Any, change: Any) -> Any:
         """What is given with a change in the chosen one of its tensors that are no masks, which is kept."""
-        tensors = {p: t for p, t in tensors_of(given).items() if t.ndim and t.dtype != torch.bool and "mask" not in p}
+        tensors = {p: t for p, t in tensors_of(given).items() if changeable(p, t)}
         order = sorted(tensors, key=lambda p: tensors[p].ndim < 2)  # a sequence of numbers, such as lengths, comes last
         self.choices = len(order)
         if not order:
@@ -131,6 +131,11 @@ def leaks_of(session: Session, batch: Any, *, seed: int, sample: bool, future: b
     elif future:
         notes.append("causal: the input has no positions on its second axis")
     return Leaks(reason="; ".join(notes), notes=tuple(notes), **found)
+
+
+def changeable(path: str, tensor: torch.Tensor) -> bool:
+    """Whether a tensor of what the model is given has rows to change, and is no mask."""
+    return bool(tensor.ndim) and tensor.layout == torch.strided and tensor.dtype != torch.bool and "mask" not in path
 
 
 Compared = tuple[float | None, float, str]

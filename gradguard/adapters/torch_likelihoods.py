@@ -28,6 +28,8 @@ class Prediction:
     kind: str
     predicted: torch.Tensor
     labels: torch.Tensor
+    own_weights: bool = True
+    """Some weights belong to one class each. Where scores are products of outputs (contrastive losses), none does."""
 
 
 def constant_factor(node: Any) -> torch.Tensor | None:

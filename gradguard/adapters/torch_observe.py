@@ -81,7 +81,7 @@ class TorchHealth(TorchTraining):
                 values.append(value)
                 given = first_tensor(list(spy.root_input[0]) + list(spy.root_input[1].values())) if spy.root_input else None
                 rows.add(spy.root_input)
-                if given is not None:
+                if given is not None and given.layout == torch.strided and given.numel():
                     inputs.append(given.detach())
                 if spy.root_output is not None and spy.root_output.ndim:
                     samples += int(spy.root_output.shape[0])

@@ -45,7 +45,7 @@ class Outputs:
         self.declared_labels: list[NDArray[np.float64]] = []
         self.sums: list[NDArray[np.float64]] = []
         self.row_order: tuple[tuple[int, ...], ...] = ()
-        self.logits = False
+        self.logits, self.own_weights = False, True
         self.labelled = self.varied = False
         """Labels were seen; those of one batch differ. One label for all samples of each batch wants one output for them."""
 
@@ -79,6 +79,7 @@ class Outputs:
             for label, n in zip(*np.unique(chosen.cpu().numpy(), return_counts=True), strict=True):
                 self.classes[int(label)] = self.classes.get(int(label), 0) + int(n)
             self.kind = "cross_entropy"
+            self.own_weights = self.own_weights and made.own_weights
             return
         if p.shape != y.shape or made.kind not in ("bce", "bce_logits", "mse", "absolute"):
             return
@@ -151,9 +152,12 @@ class Outputs:
         )
 
     def _constant_label(self, flat: NDArray[np.float64] | None) -> float | None:
-        """The one label of a classification, where there is only one."""
+        """The one label of a classification, where there is only one.
+
+        Scores of pairs (contrastive losses) have their positive pair in the same place for all samples.
+        """
         if self.kind == "cross_entropy":
-            return float(next(iter(self.classes))) if len(self.classes) == 1 else None
+            return float(next(iter(self.classes))) if len(self.classes) == 1 and self.own_weights else None
         if self.kind == "bce" and flat is not None and flat.size and flat.min() == flat.max() and flat[0] in (0.0, 1.0):
             return float(flat[0])
         return None
@@ -181,6 +185,8 @@ class Outputs:
 
     def _prior(self) -> float:
         """The loss of guessing the labels' distribution: entropy, variance, or mean absolute deviation from the median."""
+        if self.kind == "cross_entropy" and len(self.classes) == 1 and not self.own_weights:
+            return math.nan  # no score of a pair is a class's own: the place of the right one cannot be guessed
         if self.kind == "cross_entropy":
             return entropy(np.array(list(self.classes.values()), dtype=np.float64))
         same = [label for label in self.labels if label.shape[1] == self.labels[0].shape[1]]

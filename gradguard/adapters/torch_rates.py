@@ -141,7 +141,8 @@ class TorchRates:
         found: list[torch.Tensor] = []
         _tensors(whole, found)
         sized = {t.shape[0] for t in found if t.ndim}
-        if len(sized) != 1 or min(sized) < 2:
+        sparse = any(t.layout != torch.strided for t in found)  # which cannot be cut
+        if sparse or len(sized) != 1 or min(sized) < 2:
             return None
         samples = sized.pop()
         half = samples // 2

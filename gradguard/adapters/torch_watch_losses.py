@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -68,10 +69,10 @@ class Recorded:
             return
         if found is None:
             return
-        kept = Prediction(found.kind, found.predicted, found.labels)
+        kept = found
         if found.predicted.ndim and found.labels.ndim and found.predicted.shape[0] == found.labels.shape[0]:
             n = samples(found.predicted)
-            kept = Prediction(found.kind, found.predicted[:n].clone(), found.labels[:n].clone())
+            kept = replace(found, predicted=found.predicted[:n].clone(), labels=found.labels[:n].clone())
         self.latest.append(kept)
         if self.count <= FIRST:
             self.first.add(kept, None)

@@ -119,6 +119,11 @@ def test_differences_that_a_number_for_each_pair_weighs_are_meant(weights: Tenso
     assert any(f.broadcast for f in found) is stretched
 
 
+def test_the_logarithm_of_a_softmax_is_a_log_softmax() -> None:
+    assert facts(functional.nll_loss(three().softmax(1).log(), Y)) == {("cross_entropy", ())}
+    assert facts(functional.nll_loss(three().softmax(1).softmax(1).log(), Y)) == {("cross_entropy", ("softmax",))}
+
+
 def test_log_softmax_of_a_softmax_is_judged_as_before_cross_entropy() -> None:
     loss = functional.kl_div(three().softmax(1).log_softmax(1), SOFT, reduction="batchmean")
     assert facts(loss) == {("cross_entropy", ("softmax",))}
@@ -135,3 +140,22 @@ def test_labels_are_read_only_from_a_difference_of_the_output() -> None:
         found = predictions_of(loss.mean(), made)
         assert found is not None
         assert torch.allclose(found.labels, COLUMN)
+
+
+@pytest.mark.parametrize(
+    ("scores", "own"),
+    [
+        (lambda h, other: torch.nn.Linear(6, 5)(h), True),
+        (lambda h, other: torch.nn.Linear(6, 5, bias=False)(h.relu()) / 0.1, True),
+        (lambda h, other: h @ torch.nn.Parameter(torch.randn(5, 6)).T, True),
+        (lambda h, other: h @ other.T, False),  # against what was seen before
+        (lambda h, other: functional.normalize(h, dim=1) @ torch.nn.Linear(6, 6)(other).T, False),
+        (lambda h, other: torch.cat([(h * h).sum(1, keepdim=True), h @ other[1:].T], 1), False),
+    ],
+)
+def test_classes_have_weights_of_their_own_and_pairs_have_none(scores: Any, own: bool) -> None:
+    torch.manual_seed(0)
+    h = torch.nn.Linear(4, 6)(torch.randn(8, 4))
+    made = predictions_of(functional.cross_entropy(scores(h, torch.randn(5, 6)), torch.zeros(8, dtype=torch.long)))
+    assert made is not None
+    assert made.own_weights is own
