@@ -171,7 +171,10 @@ def _staircase(function: Function, args: Sequence[Any], place: int, state: Rando
         raise
     except Exception:  # it takes numbers of a range only (probabilities): those that there are, in other places
         points = [_shuffled(x, k) for k in range(EVERYWHERE)]
-    return level(points, _same) or any(level(points, _SameStairs(shared)) for shared in GROUPS)
+    if level(points, _same):
+        return True
+    # a shift and a scale of each feature, as a normalisation has, are no step sizes: stairs are made entry by entry
+    return all(o.shape == x.shape for o in here) and any(level(points, _SameStairs(shared)) for shared in GROUPS)
 
 
 def _same(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> bool:

@@ -243,3 +243,17 @@ def test_surrogates_in_place_with_codes_and_in_a_checkpoint(call: Any) -> None:
 
     torch.manual_seed(0)
     assert [(f.code, f.severity) for f in report(Wrapped()).findings] == [("GG113", "warning")]
+
+
+def test_the_weights_of_a_normalisation_are_no_stairs() -> None:
+    class Weighted(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+            return x * weight
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor]:
+            return g, g.sum(0)
+
+    weight = torch.ones(16, dtype=torch.float64, requires_grad=True)
+    assert surrogate_of(Weighted, (VALUES.clone().requires_grad_(True), weight)) is None
