@@ -319,7 +319,7 @@ def first_batch(scenario: Scenario, name: str = "") -> Any:
         )
     with ExitStack() as kept:
         if "torch" in sys.modules:
-            from gradguard.adapters.torch_training import preserved_generators, preserved_rng
+            from gradguard.adapters.torch_untouched import preserved_generators, preserved_rng
 
             kept.enter_context(preserved_rng())  # a DataLoader draws a seed when it is read
             kept.enter_context(preserved_generators(scenario.batches))

@@ -27,9 +27,9 @@ import gradguard as gg
 from benchmarks.learning_rate.commit import commit_line
 from benchmarks.learning_rate.nets import everything, scenario
 from gradguard.adapters.base import Settings
+from gradguard.adapters.torch_copies import Session
 from gradguard.adapters.torch_curvature import TorchCurvature
 from gradguard.adapters.torch_rates import TorchRates
-from gradguard.adapters.torch_training import Session
 from gradguard.curvature.lanczos import extremes
 from gradguard.measurements.curvature import Curvature, measure
 

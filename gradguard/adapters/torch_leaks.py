@@ -9,8 +9,9 @@ import torch
 
 from gradguard.adapters.observing_base import Leaks
 from gradguard.adapters.torch_batch_parts import mapped, tensors_of
+from gradguard.adapters.torch_copies import Session
 from gradguard.adapters.torch_spy import first_tensor
-from gradguard.adapters.torch_training import Session, preserved_rng
+from gradguard.adapters.torch_untouched import preserved_rng
 from gradguard.errors import UsageError
 
 __all__ = ["leaks_of"]

@@ -12,7 +12,9 @@ import torch
 from gradguard.adapters.modes_base import ModeFacts
 from gradguard.adapters.torch_buffers import kept_buffers
 from gradguard.adapters.torch_compiled import Hook, is_scripted, left_alone, unseen
-from gradguard.adapters.torch_training import Session, TorchTraining, clean, preserved_rng, untouched
+from gradguard.adapters.torch_copies import Session
+from gradguard.adapters.torch_training import TorchTraining
+from gradguard.adapters.torch_untouched import clean, preserved_rng, untouched
 
 __all__ = ["ModeWatch", "dependent_modules", "modes_of"]
 

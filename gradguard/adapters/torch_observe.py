@@ -14,6 +14,7 @@ from gradguard.adapters.observing_base import BatchFacts, Leaks, Look, LossFacts
 from gradguard.adapters.padding_base import PaddingFacts
 from gradguard.adapters.torch_batch_parts import SameRows
 from gradguard.adapters.torch_buffers import kept_buffers
+from gradguard.adapters.torch_copies import Session
 from gradguard.adapters.torch_flushed import SCALE, flushed
 from gradguard.adapters.torch_graph import losses_of, predictions_of
 from gradguard.adapters.torch_leaks import leaks_of
@@ -22,7 +23,8 @@ from gradguard.adapters.torch_outputs import Outputs
 from gradguard.adapters.torch_padding import padding_of
 from gradguard.adapters.torch_spy import Spy, bad_rows, first_tensor
 from gradguard.adapters.torch_stretched import confirmed
-from gradguard.adapters.torch_training import Session, TorchTraining, clean, preserved_rng, untouched
+from gradguard.adapters.torch_training import TorchTraining
+from gradguard.adapters.torch_untouched import clean, preserved_rng, untouched
 
 __all__ = ["TorchHealth", "identical_rows", "kept_buffers"]
 

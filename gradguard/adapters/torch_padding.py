@@ -12,12 +12,14 @@ import torch
 from gradguard.adapters.padding_base import PaddingFacts
 from gradguard.adapters.torch_batch_parts import tensors_of
 from gradguard.adapters.torch_buffers import kept_buffers
+from gradguard.adapters.torch_copies import Session
 from gradguard.adapters.torch_padded_batch import PaddedBatch
 from gradguard.adapters.torch_padding_cut import Cut, cut
 from gradguard.adapters.torch_padding_gradients import derivatives
 from gradguard.adapters.torch_padding_place import first_module
 from gradguard.adapters.torch_spy import first_tensor
-from gradguard.adapters.torch_training import Session, TorchTraining, preserved_rng, untouched
+from gradguard.adapters.torch_training import TorchTraining
+from gradguard.adapters.torch_untouched import preserved_rng, untouched
 from gradguard.errors import UsageError
 
 __all__ = ["padding_of"]

@@ -8,8 +8,9 @@ import torch
 
 from gradguard.adapters.torch_batch_parts import one_sample
 from gradguard.adapters.torch_buffers import kept_buffers
+from gradguard.adapters.torch_copies import Session
 from gradguard.adapters.torch_padded_batch import PaddedBatch
-from gradguard.adapters.torch_training import Session, preserved_rng
+from gradguard.adapters.torch_untouched import preserved_rng
 from gradguard.errors import UsageError
 
 __all__ = ["Cut", "cut"]

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 
 from gradguard.adapters.torch_buffers import kept_buffers
+from gradguard.adapters.torch_copies import Session
 from gradguard.adapters.torch_leaks import change_of
 from gradguard.adapters.torch_padded_batch import PaddedBatch
 from gradguard.adapters.torch_spy import first_tensor
-from gradguard.adapters.torch_training import Session, preserved_rng
+from gradguard.adapters.torch_untouched import preserved_rng
 
 __all__ = ["first_module"]
 

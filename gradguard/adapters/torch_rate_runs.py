@@ -9,7 +9,9 @@ import numpy as np
 import torch
 
 from gradguard.adapters.rates_base import LOOK_EVERY, Until
-from gradguard.adapters.torch_training import Session, TorchTraining, attempt, median_ratio, norms, preserved_rng, untouched
+from gradguard.adapters.torch_copies import Session, attempt
+from gradguard.adapters.torch_training import TorchTraining, median_ratio, norms
+from gradguard.adapters.torch_untouched import preserved_rng, untouched
 from gradguard.adapters.training_base import StepFacts, Trace
 
 __all__ = ["losses_of_run", "scaled_update"]

@@ -12,11 +12,12 @@ import torch
 
 from gradguard.adapters.base import Settings
 from gradguard.adapters.rates_base import ALONG, HORIZON, Plan, SplitLoss, Until, called_schedule
+from gradguard.adapters.torch_copies import Session
 from gradguard.adapters.torch_curvature import TorchCurvature
 from gradguard.adapters.torch_observe import TorchHealth
 from gradguard.adapters.torch_rate_runs import losses_of_run, scaled_update
 from gradguard.adapters.torch_step_rules import is_adaptive
-from gradguard.adapters.torch_training import Session, preserved_rng, untouched
+from gradguard.adapters.torch_untouched import preserved_rng, untouched
 from gradguard.adapters.training_base import Trace
 from gradguard.errors import UsageError
 from gradguard.scenarios import Scenario

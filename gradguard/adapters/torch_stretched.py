@@ -11,8 +11,9 @@ import torch
 from gradguard.adapters.observing_base import LossFacts
 from gradguard.adapters.torch_batch_parts import mapped, tensors_of
 from gradguard.adapters.torch_buffers import kept_buffers
+from gradguard.adapters.torch_copies import Session
 from gradguard.adapters.torch_graph import losses_of
-from gradguard.adapters.torch_training import Session, preserved_rng
+from gradguard.adapters.torch_untouched import preserved_rng
 from gradguard.errors import INTERRUPTS
 
 __all__ = ["confirmed"]

@@ -21,7 +21,7 @@ from gradguard.adapters.torch_compiled import compiling, is_compiled, is_scripte
 from gradguard.adapters.torch_modes import ModeWatch
 from gradguard.adapters.torch_observe import identical_rows
 from gradguard.adapters.torch_stale import StaleWatch
-from gradguard.adapters.torch_training import clean
+from gradguard.adapters.torch_untouched import clean
 from gradguard.adapters.torch_watch_looks import Looks
 from gradguard.adapters.torch_watch_losses import Recorded
 from gradguard.adapters.torch_watch_optimizers import group_of_parameters, optimizer_facts

@@ -18,7 +18,7 @@ from gradguard.adapters.observing_base import CodeFacts, LayerUnits, Look, Nonfi
 from gradguard.adapters.torch_compiled import Hook, is_compiled, is_scripted, left_alone, unseen
 from gradguard.adapters.torch_outputs import Outputs
 from gradguard.adapters.torch_spy import Spy, first_tensor
-from gradguard.adapters.torch_training import clean
+from gradguard.adapters.torch_untouched import clean
 from gradguard.adapters.torch_watch_peaks import Peaks
 from gradguard.adapters.torch_watch_replay import Call, call_of
 

@@ -12,7 +12,7 @@ import torch
 from gradguard.adapters.observing_base import LayerUnits
 from gradguard.adapters.torch_compiled import Hook, left_alone, unseen
 from gradguard.adapters.torch_spy import first_tensor
-from gradguard.adapters.torch_training import clean
+from gradguard.adapters.torch_untouched import clean
 
 __all__ = ["Peaks"]
 

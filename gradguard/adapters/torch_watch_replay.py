@@ -12,7 +12,7 @@ import torch
 from gradguard.adapters.observing_base import Nonfinite
 from gradguard.adapters.torch_spy import Spy, bad_rows
 from gradguard.adapters.torch_spy_cuts import tensors_in
-from gradguard.adapters.torch_training import clean, preserved_rng
+from gradguard.adapters.torch_untouched import clean, preserved_rng
 
 __all__ = ["Call", "call_of", "first_bad"]
 

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 
 from gradguard.adapters.base import Counts, Settings
-from gradguard.adapters.torch_training import Session, TorchTraining, clean, preserved_rng, untouched
+from gradguard.adapters.torch_copies import Session
+from gradguard.adapters.torch_training import TorchTraining
+from gradguard.adapters.torch_untouched import clean, preserved_rng, untouched
 from gradguard.adapters.widths_base import ModuleSize
 from gradguard.blocks import Block
 from gradguard.errors import UsageError
