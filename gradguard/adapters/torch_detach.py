@@ -140,7 +140,7 @@ class CutMode(TorchFunctionMode):
         if self.replay is not None and position < len(self.replay):
             kept = self.replay[position]
             if kept.operation == operation and _alike(kept.value, result):
-                result = kept.value.clone() if isinstance(kept.value, torch.Tensor) else kept.value
+                result = _held(kept.value, result, in_place=operation.endswith("_") and not operation.endswith("__"))
         keep = result.detach().clone() if isinstance(result, torch.Tensor) else result
         self.moments.append(Moment(keep, location, operation, not torch.is_grad_enabled()))
         return result
@@ -179,6 +179,16 @@ def _values(result: Any) -> Any:
     """The first tensor of what a function returned, for what the blocks change in it."""
     first = result[0] if isinstance(result, tuple) else result
     return first.detach().clone()
+
+
+def _held(kept: Any, result: Any, *, in_place: bool) -> Any:
+    """The value of another pass, written into the tensor where the operation wrote there, as a momentum encoder does."""
+    if not isinstance(kept, torch.Tensor):
+        return kept
+    if not in_place:
+        return kept.clone()
+    with torch.no_grad():
+        return result.copy_(kept)
 
 
 def _loose(value: Any) -> bool:

@@ -160,6 +160,8 @@ class Session:
                 numpy.random.seed(self.seed % 2**32)
             self._start = RandomState(self.generators)
             self._inner = Attributes(self.modules, self.hooks)
+            frozen = [t for t in self.tensors if isinstance(t, torch.nn.Parameter) and not t.requires_grad]
+            self._frozen = {id(t): (t, t._version) for t in frozen}
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -187,12 +189,23 @@ class Session:
         if habits.draws:
             self._start.restore()
         if habits.drifts:
-            self._inner.restore()
+            self._restore()
+
+    def _restore(self) -> bool:
+        """Buffers, attributes and frozen parameters as at the first pass; tells whether anything had changed."""
+        changed = self._inner.restore()
+        for tensor, version in list(self._frozen.values()):
+            if tensor._version != version and not tensor.requires_grad:  # a momentum encoder that follows in forward
+                with torch.no_grad():
+                    tensor.copy_(self.original[id(tensor)])
+                self._frozen[id(tensor)] = (tensor, tensor._version)
+                changed = True
+        return changed
 
     def learn(self, habits: Habits) -> None:
         """After a pass: does the model draw random numbers, does it change its buffers? If not, resets are free."""
         habits.draws = self._start.drawn_since()
-        habits.drifts = self._inner.restore()
+        habits.drifts = self._restore()
         if habits.draws:
             self._start.restore()
 

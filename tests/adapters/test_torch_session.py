@@ -227,3 +227,29 @@ def test_the_lifted_model_draws_what_the_users_own_draws(name: str, dtype: torch
     torch.manual_seed(3)
     expected = DRAWS[name](torch.tanh(model.first(x)).detach())
     assert all(torch.equal(expected.double(), one.double()) for one in drawn if one.shape == expected.shape)
+
+
+class Momentum(nn.Module):
+    """A second encoder that follows the first in forward, as He et al. 2020 (arXiv:1911.05722) have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key = nn.Linear(6, 4), nn.Linear(6, 4)
+        self.key.requires_grad_(False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            for mine, theirs in zip(self.query.parameters(), self.key.parameters(), strict=True):
+                theirs.mul_(0.9).add_(mine, alpha=0.1)
+            target = self.key(x)
+        out: torch.Tensor = (self.query(x) - target).square().mean()
+        return out
+
+
+def test_frozen_parameters_that_a_pass_writes_into_are_put_back_before_the_next() -> None:
+    torch.manual_seed(0)
+    model = Momentum()
+    before = [p.clone() for p in model.parameters()]
+    report = gg.check_gradients(model, torch.randn(16, 6))
+    assert [(f.code, f.severity) for f in report.findings] == [("GG113", "warning")]  # what it follows is not differentiated
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
