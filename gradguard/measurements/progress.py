@@ -153,7 +153,7 @@ def progress(evidence: Evidence) -> Progress:
         plateau = enough and not moving
         text += f"; that of the predictions went from {middle.data_loss:.4g} to {data:.4g} in the second half"
     same = look.same_inputs if look is not None else 0
-    if same:
+    if same >= SAMPLES:
         text += f"; all {same} samples that the model is given are the same"
     blind = known and outputs is not None and (same >= SAMPLES or ignores_its_inputs(outputs, first))
     if blind:

@@ -122,6 +122,8 @@ def test_inputs_that_are_all_the_same_explain_a_guess_that_still_comes_nearer() 
     longest = seen["long_run"]
     assert isinstance(longest, LongRun)
     assert longest.look is not None
+    one = replace(longest, look=replace(longest.look, same_inputs=1))  # a batch of one sample is the same as itself
+    assert "are the same" not in NoBetterThanPrior().check({**seen, "long_run": one}).reason
     same = replace(longest, look=replace(longest.look, same_inputs=512))
     (finding,) = NoBetterThanPrior().check({**seen, "long_run": same}).findings
     assert (finding.severity, finding.pattern) == ("error", "same input")
