@@ -16,16 +16,13 @@ import torch
 
 from gradguard.adapters.torch_leaves import differentiable
 from gradguard.adapters.torch_session import RandomState
+from gradguard.adapters.torch_stairs import SameStairs, groupings, same
 from gradguard.errors import INTERRUPTS
 
 __all__ = ["Surrogate", "surrogate_of"]
 
 EVERYWHERE = 3
 """Points besides the given one at which the function must be locally constant, too: a clipped value is so at one."""
-CROSSING = 1e-3
-"""Share of the outputs that may lie on an edge of a stair."""
-FREE, RELATIVE = 4, 64.0
-"""Entries besides the one that sets a step size; rounding of entries relative to it, in units of the precision."""
 Function = type[torch.autograd.Function]
 Compared = Callable[[Sequence[torch.Tensor], Sequence[torch.Tensor]], bool]
 
@@ -156,13 +153,16 @@ def _staircase(function: Function, args: Sequence[Any], place: int, state: Rando
         with torch.no_grad():
             return tuple(part for part in _parts(function.apply(*given)) if differentiable(part))
 
-    def level(points: Sequence[torch.Tensor], same: Compared) -> bool:
-        near = all(same(at(p), at(p + sign * small * _drawn(x, 5))) for p in (x, *points) for sign in (1.0, -1.0))
-        return near and not all(same(here, at(p)) for p in points)
+    def level(points: Sequence[torch.Tensor], near: Compared, far: Compared) -> bool:
+        if not near(here, beside):
+            return False
+        still = all(near(at(p), at(p + sign * small * _drawn(x, 5))) for p in (x, *points) for sign in (1.0, -1.0))
+        return still and not all(far(here, at(p)) for p in points)
 
     here = at(x)
     if not here:
         return False
+    beside = at(x + small * _drawn(x, 5))
     try:
         points = [x + scale * 2.0 ** (k - 1) * _drawn(x, k) for k in range(EVERYWHERE)]
         for p in points:
@@ -171,57 +171,12 @@ def _staircase(function: Function, args: Sequence[Any], place: int, state: Rando
         raise
     except Exception:  # it takes numbers of a range only (probabilities): those that there are, in other places
         points = [_shuffled(x, k) for k in range(EVERYWHERE)]
-    if level(points, _same):
+    if level(points, same, same):
         return True
     # a shift and a scale of each feature, as a normalisation has, are no step sizes: stairs are made entry by entry
-    return all(o.shape == x.shape for o in here) and any(level(points, _SameStairs(shared)) for shared in GROUPS)
-
-
-def _same(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> bool:
-    if len(a) != len(b) or any(x.shape != y.shape for x, y in zip(a, b, strict=True)):
-        return False
-    changed = sum(int((x != y).sum()) for x, y in zip(a, b, strict=True))
-    return changed <= CROSSING * sum(x.numel() for x in a)
-
-
-@dataclass(frozen=True)
-class _SameStairs:
-    """Whether outputs are the same stairs up to an origin and a step size of their own, such as the inputs' range or mean.
-
-    ``shared``: the axes whose entries share them, or none. Outputs are compared only where of those at least
-    ``FREE``, besides the one that sets the size, are not 0: of fewer, the size is all that there is.
-    """
-
-    shared: Callable[[int], tuple[int, ...]]
-
-    def __call__(self, a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> bool:
-        pairs = list(zip(a, b, strict=True)) if len(a) == len(b) else []
-        if not pairs or any(x.shape != y.shape or not x.is_floating_point() for x, y in pairs):
-            return False
-        changed = 0
-        for x, y in pairs:
-            one, other = self._stairs(x), self._stairs(y)
-            if one is None or other is None:
-                return False
-            changed += int(((one - other).abs() > RELATIVE * torch.finfo(x.dtype).eps).sum())
-        return changed <= CROSSING * sum(x.numel() for x in a)
-
-    def _stairs(self, x: torch.Tensor) -> torch.Tensor | None:
-        axes = self.shared(x.ndim)
-        if not axes or bool(((x != 0).sum(dim=axes) <= FREE).any()):
-            return None
-        low, high = x.amin(dim=axes, keepdim=True), x.amax(dim=axes, keepdim=True)
-        size = high - low
-        return (x - low) / size if bool(((size > 0) & torch.isfinite(size)).all()) else None
-
-
-GROUPS: tuple[Callable[[int], tuple[int, ...]], ...] = (
-    lambda n: tuple(range(n)),  # one step size for the whole tensor
-    lambda n: (n - 1,) if n > 1 else (),  # for each row
-    lambda n: tuple(range(1, n)) if n > 2 else (),  # for each of the first axis: filters
-    lambda n: tuple(range(n - 1)) if n > 1 else (),  # for each feature
-    lambda n: tuple(i for i in range(n) if i != 1) if n > 2 else (),  # for each channel
-)
+    return all(o.shape == x.shape for o in here) and any(
+        level(points, SameStairs(grouping), SameStairs(grouping, turned=True)) for grouping in groupings(x.shape)
+    )
 
 
 def as_it_is() -> torch.autograd.graph.saved_tensors_hooks:

@@ -106,6 +106,47 @@ def test_a_surrogate_is_a_warning_that_names_its_line(function: Any) -> None:
     assert "test_torch_surrogates.py:" in found[0].location
 
 
+def test_a_step_size_for_each_block_of_the_weights_is_a_warning_and_a_wrong_factor_beside_it_an_error() -> None:
+    class Quantised(nn.Module):
+        def __init__(self, wrong: bool) -> None:
+            super().__init__()
+            self.weight, self.last, self.wrong = nn.Parameter(torch.randn(8, 64) / 8), nn.Linear(8, 3), wrong
+
+        def forward(self, x: Tensor) -> Tensor:
+            weight = straight_through(lambda w: in_blocks(w, 32, lambda b: rounded_to(b, b.abs().amax(1, keepdim=True)))).apply
+            h = (x @ weight(self.weight).t()).tanh()
+            return self.last(Doubled.apply(h) if self.wrong else h)
+
+    torch.manual_seed(0)
+    x = torch.randn(16, 64)
+    found = [
+        gg.check_gradients(Quantised(wrong), x, loss=lambda y: y.square().mean(), seed=0).findings for wrong in (False, True)
+    ]
+    assert [(f.code, f.severity, f.pattern) for f in found[0]] == [("GG113", "warning", "surrogate")]
+    assert "GG101" in [f.code for f in found[1] if f.severity == "error"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        lambda b: b / b.norm(dim=1, keepdim=True),
+        lambda b: b.mean(1, keepdim=True).expand_as(b),
+        lambda b: b.clamp(-0.5 * b.std(1, keepdim=True), 0.5 * b.std(1, keepdim=True)),
+    ],
+)
+def test_a_smooth_function_of_blocks_whose_backward_passes_the_gradient_on_is_an_error(value: Any) -> None:
+    class Blocked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(6, 16), nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(straight_through(lambda h: in_blocks(h, 8, value)).apply(self.first(x)).tanh())
+
+    torch.manual_seed(0)
+    assert "GG101" in [f.code for f in report(Blocked()).findings if f.severity == "error"]
+
+
 @pytest.mark.parametrize("where", ["before", "after"])
 def test_a_wrong_function_beside_a_surrogate_is_found(where: str) -> None:
     torch.manual_seed(0)
@@ -173,6 +214,23 @@ def stairs(x: Tensor, dim: Any, levels: int = 7) -> Tensor:
     return ((x - low) / step).round() * step + low
 
 
+def rounded_to(x: Tensor, largest: Tensor, levels: int = 7) -> Tensor:
+    """Rounded to so many steps up to the largest magnitude."""
+    return (x / largest * levels).round() / levels * largest
+
+
+def in_blocks(x: Tensor, size: int, value: Any) -> Tensor:
+    """A function of each block of so many entries of the flattened tensor."""
+    made: Tensor = value(x.reshape(-1, size))
+    return made.reshape(x.shape)
+
+
+def tiles(x: Tensor, size: int) -> Tensor:
+    """A step size for each square of so many rows and columns."""
+    parts = x.reshape(x.shape[0] // size, size, x.shape[1] // size, size)
+    return rounded_to(parts, parts.abs().amax((1, 3), keepdim=True)).reshape(x.shape)
+
+
 VALUES = torch.randn(12, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
@@ -184,6 +242,13 @@ VALUES = torch.randn(12, 16, generator=torch.Generator().manual_seed(1), dtype=t
         lambda x: stairs(x, 0),
         lambda x: x.sign() * x.abs().mean(1, keepdim=True),  # binary weights
         lambda x: torch.where(x.abs() > 0.5 * x.abs().mean(), x.sign(), 0) * x.abs().mean(),  # ternary ones
+        lambda x: in_blocks(x, 8, lambda b: stairs(b, 1)),  # blocks of a row: group-wise quantisation
+        lambda x: in_blocks(x, 16, lambda b: stairs(b, 1, levels=15)),
+        lambda x: in_blocks(x, 8, lambda b: b.sign() * b.abs().mean(1, keepdim=True)),
+        lambda x: in_blocks(x, 32, lambda b: rounded_to(b, b.abs().amax(1, keepdim=True), levels=1)),  # mostly 0
+        lambda x: in_blocks(x, 64, lambda b: rounded_to(b, b.abs().amax(1, keepdim=True))),  # blocks over several rows
+        lambda x: in_blocks(x.t(), 6, lambda b: rounded_to(b, b.abs().amax(1, keepdim=True))).t(),  # blocks of a column
+        lambda x: tiles(x, 4),
         lambda x: torch.bernoulli(x.sigmoid()),
         lambda x: (x.sign(), x > 0),  # and a mask, which carries no gradient
         lambda x: (x.sign(), x.argmax(1)),
@@ -191,6 +256,13 @@ VALUES = torch.randn(12, 16, generator=torch.Generator().manual_seed(1), dtype=t
 )
 def test_stairs_whose_size_is_taken_from_the_values(value: Any) -> None:
     assert surrogate_of(straight_through(value), (VALUES.clone().requires_grad_(True),)) is not None
+
+
+def test_the_last_block_of_a_row_may_be_shorter() -> None:
+    def value(x: Tensor) -> Tensor:
+        return torch.cat([rounded_to(b, b.abs().amax(1, keepdim=True)) for b in x.split(8, 1)], 1)
+
+    assert surrogate_of(straight_through(value), (VALUES[:, :15].clone().requires_grad_(True),)) is not None
 
 
 @pytest.mark.parametrize(
@@ -203,6 +275,13 @@ def test_stairs_whose_size_is_taken_from_the_values(value: Any) -> None:
         lambda x: x.sort(1).values,
         lambda x: torch.where(x > 0, x, 0.01 * x),
         lambda x: x - x.mean(1, keepdim=True),
+        lambda x: in_blocks(x, 8, lambda b: b / b.norm(dim=1, keepdim=True)),
+        lambda x: in_blocks(x, 8, lambda b: b.softmax(1)),
+        lambda x: in_blocks(x, 8, lambda b: (b - b.mean(1, keepdim=True)) / b.std(1, keepdim=True)),
+        lambda x: in_blocks(x, 4, lambda b: b.mean(1, keepdim=True).expand_as(b)),  # two values in each eight
+        lambda x: in_blocks(x, 8, lambda b: b.amax(1, keepdim=True).expand_as(b)),
+        lambda x: in_blocks(x, 8, lambda b: b * (b >= b.topk(2, 1).values[:, 1:])),
+        lambda x: in_blocks(x, 8, lambda b: b.clamp(-0.5 * b.std(1, keepdim=True), 0.5 * b.std(1, keepdim=True))),
     ],
 )
 def test_smooth_functions_of_all_values_are_no_stairs(value: Any) -> None:
