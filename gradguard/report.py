@@ -52,8 +52,8 @@ COLUMNS: dict[str, dict[str, str]] = {
     },
     "learning_rate": {
         "scenario": TEXT, "group": COUNT, "lr": NUMBER, "optimizer": TEXT, "lambda_max": NUMBER, "lambda_min": NUMBER,
-        "error_bar": NUMBER, "first_step_limit": NUMBER, "training_limit": NUMBER, "training_low": NUMBER,
-        "training_high": NUMBER, "evaluations": COUNT,
+        "error_bar": NUMBER, "curvature_limit": NUMBER, "first_step_limit": NUMBER, "training_limit": NUMBER,
+        "training_low": NUMBER, "training_high": NUMBER, "evaluations": COUNT,
     },
     "rates": {
         "scenario": TEXT, "lr": NUMBER, "batch": COUNT, "seed": COUNT, "loss_before": NUMBER, "loss_after": NUMBER,

@@ -1,22 +1,23 @@
-"""The first-step limit from curvature, against rates that are bisected, on real small nets.
+"""The first-step limit against rates that are found without gradguard, on real small nets and on drawn ones.
 
-    python -m benchmarks.learning_rate.first_step [--sample] [--warm STEPS]
+    python -m benchmarks.learning_rate.first_step [--sample] [--warm STEPS] [--held-out SEED --count N] [--float32]
 
-Three yardsticks, none of which gradguard sees. *Local*: a copy of the net is moved a little along the sharpest direction, the loss is
-made flat there (its gradient at the start subtracted), and the optimizer takes 12 steps on the same batch: above which rate
-does the deviation grow? This is what the eigenvalue is about, on the real loss with the real optimizer. *Overshoot*: the optimizer
-takes 20 steps on the same batch as it is, from rest (momentum zeroed: it would still push along other batches' gradients):
-above which rate is its loss at some step above where it began? *Quadratic*: the same
-question, asked of the quadratic model of that loss (its gradient and Hessian at the start). Predicted against quadratic is what
-20 steps from where the net stands leave out; quadratic against overshoot is what the change of curvature in those steps does.
+*Overshoot*: a plain loop takes 20 steps on the same batch with copies of the net and of its optimizer, from rest (momentum
+zeroed: it would still push along other batches' gradients): which is the lowest rate at which the loss is at some step above
+where it began? Rates are doubled from far below until one does, then bisected to 5 %. Beside the ratio of gradguard's
+first-step limit stands that of what curvature at the start allows, before the steps that gradguard takes to try it.
+*Local* asks the optimizer about that curvature: a copy of the net is moved a little along the sharpest direction, the loss is
+made flat there (its gradient at the start subtracted), and the optimizer takes 12 steps on the same batch: above which rate does
+the deviation grow? (After some training only: an empty state is warmed up by gradguard first.)
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -25,15 +26,16 @@ import torch
 
 import gradguard as gg
 from benchmarks.learning_rate.commit import commit_line
-from benchmarks.learning_rate.nets import everything, scenario
+from benchmarks.learning_rate.drawn import EVERY, draw
+from benchmarks.learning_rate.nets import Net, everything
 from gradguard.adapters.base import Settings
 from gradguard.adapters.torch_copies import Session
 from gradguard.adapters.torch_curvature import TorchCurvature
 from gradguard.adapters.torch_rates import TorchRates
 from gradguard.curvature.lanczos import extremes
-from gradguard.measurements.curvature import Curvature, measure
+from gradguard.learning_rate import check_learning_rate
 
-RATE = {"SGD": 5e-2, "momentum": 5e-3, "Nesterov": 5e-3, "Adam": 1e-3, "AdamW": 1e-3, "RMSprop": 5e-4}
+RATE = {"SGD": 5e-2, "momentum": 5e-3, "Nesterov": 5e-3, "Adam": 1e-3, "AdamW": 1e-3, "RMSprop": 5e-4, "Adagrad": 1e-2}
 SETTINGS = Settings(steps=50)
 LOCAL, FOLLOWED = 12, 20
 
@@ -91,43 +93,47 @@ def local(problem: TorchRates, lr: float, point: TorchCurvature, top: torch.Tens
     return bool(max(along[-2:]) > size)
 
 
-def overshoots(problem: TorchRates, lr: float) -> bool:
-    """Whether the same batch's loss is above its start at some of 20 steps."""
-    session = at_rest(problem, lr)
-    batch = problem.training.batches[0]
+def overshoots(problem: gg.Scenario, lr: float) -> bool:
+    """Whether the first batch's loss is above its start at some of 20 steps of a plain loop."""
+    memo: dict[int, Any] = {}
+    model, optimizer = copy.deepcopy(problem.model, memo), copy.deepcopy(problem.optimizer, memo)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    for state in optimizer.state.values():
+        for name in ("exp_avg", "momentum_buffer"):
+            if state.get(name) is not None:
+                state[name] = torch.zeros_like(state[name])
     start = None
     for _ in range(FOLLOWED + 1):
-        session.optimizer.zero_grad()
-        torch.manual_seed(0)
-        value = problem.training.scenario.loss(session.model, batch)
-        start = float(value.detach()) if start is None else start
-        if not float(value.detach()) <= start:
+        optimizer.zero_grad()
+        loss = problem.loss(model, problem.batches[0])
+        value = float(loss.detach())
+        start = value if start is None else start
+        if not value <= start + (4e-6 * abs(start) if loss.dtype == torch.float32 else 0.0):
             return True
-        value.backward()
-        session.optimizer.step()
-    return False
-
-
-def overshoots_quadratic(problem: TorchRates, lr: float, gradient: torch.Tensor, point: TorchCurvature) -> bool:
-    """Whether the quadratic model of the batch's loss is above its start at some of 20 steps of the optimizer."""
-    session = at_rest(problem, lr)
-    parameters, optimizer = session.params, session.optimizer
-    start = [p.detach().clone() for p in parameters]
-    moved = torch.zeros_like(gradient)
-    image = torch.zeros_like(gradient)
-    for _ in range(FOLLOWED):
-        for p, piece in zip(parameters, point._split(gradient + image), strict=True):
-            p.grad = piece.clone()
+        loss.backward()
         optimizer.step()
-        moved = point._join([p.detach() - s for p, s in zip(parameters, start, strict=True)])
-        image = point._hessian(moved)
-        if not float(gradient @ moved + 0.5 * moved @ image) <= 0.0:
-            return True
     return False
+
+
+def lowest(fails: Callable[[float], bool], near: float) -> float:
+    """The lowest rate that fails, within 5 %: doubled from a two-thousandth of ``near`` on, then bisected."""
+    high = near / 2048
+    while not fails(high):
+        high *= 2
+        if high > 1e6 * near:
+            return math.inf
+    low = high / 2
+    while high / low > 1.05:
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if fails(middle) else (middle, high)
+    return math.sqrt(low * high)
 
 
 def warmed(problem: gg.Scenario, steps: int) -> gg.Scenario:
-    """The scenario after some steps of training in double precision, so that tiny deviations are seen."""
+    """The scenario after some steps of training."""
+    if not steps:
+        return problem
     trained = TorchRates(problem, SETTINGS)
     trained.run(steps, keep="warm")
     session = trained.training.sessions["warm"]
@@ -141,48 +147,64 @@ def double(problem: gg.Scenario) -> gg.Scenario:
     return replace(problem, batches=batches)
 
 
+def pairs_of(arguments: argparse.Namespace) -> Iterator[tuple[Net, str]]:
+    """The nets and optimizers that are asked for."""
+    if arguments.held_out is not None:
+        yield from (draw(arguments.held_out + i) for i in range(arguments.count))
+        return
+    for net, name in everything():
+        if not arguments.sample or "friedman" in net.name or "softmax" in net.name:
+            yield net, name
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sample", action="store_true", help="a few small nets only")
     parser.add_argument("--warm", type=int, default=200, help="steps of training before the limit is asked for")
+    parser.add_argument("--held-out", type=int, default=None, metavar="SEED", help="nets drawn from this seed on")
+    parser.add_argument("--count", type=int, default=40, help="how many are drawn")
+    parser.add_argument("--float32", action="store_true", help="single precision, without the local yardstick")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    pairs = list(everything())
-    if arguments.sample:
-        pairs = [pair for pair in pairs if "friedman" in pair[0].name or "softmax" in pair[0].name]
     print(commit_line())
-    print("| net | optimizer | lambda_1 | products | predicted | local | ratio | overshoot | ratio | quadratic | s |")
+    print("| net | optimizer | lambda_1 | by curvature | local | ratio | first-step limit | overshoot | ratio | gradients | s |")
     print("|---|---|---|---|---|---|---|---|---|---|---|")
     rows: list[tuple[float, float, float]] = []
-    for net, name in pairs:
+    nets = set()
+    for net, name in pairs_of(arguments):
         begun = time.perf_counter()
-        problem = TorchRates(warmed(double(scenario(net, name, RATE[name], size=128)), arguments.warm), SETTINGS)
-        found: Any = measure(problem, SETTINGS, {}, ())
-        assert isinstance(found, Curvature), found.reason
-        limit = found.groups[0].limit
-        point = problem.point()
-        top, gradient = extremes(point).top, point._gradient()
-        near = bisect(lambda lr, p=problem, c=point, t=top: local(p, lr, c, t), limit)
-        far = bisect(lambda lr, p=problem: overshoots(p, lr), limit)
-        model = bisect(lambda lr, p=problem, g=gradient, c=point: overshoots_quadratic(p, lr, g, c), limit)
-        rows.append((limit / near, limit / far, model / far))
-        print(
-            f"| {net.name} | {name} | {found.groups[0].lambda_max:.4g} | {found.products} | {limit:.3g} | {near:.3g} | {limit / near:.2f} "
-            f"| {far:.3g} | {limit / far:.2f} | {model:.3g} | {time.perf_counter() - begun:.0f} |", flush=True,
+        torch.manual_seed(0)
+        model = net.build()
+        given = gg.Scenario(model, net.batches(128), net.loss, optimizer=EVERY[name](model.parameters(), RATE[name]))
+        given = warmed(given if arguments.float32 else double(given), arguments.warm)
+        report = check_learning_rate(
+            given.model, given.batches, loss=given.loss, optimizer=given.optimizer, steps=8, select="GG401"
         )
-    print(f"\n{len(rows)} pairs of a net and an optimizer, after {arguments.warm} steps of training")
-    told("predicted / local", [row[0] for row in rows])
-    told("predicted / overshoot", [row[1] for row in rows])
-    steady = [row for row in rows if within(row[2])]
-    told("predicted / overshoot, where the quadratic model's overshoot is within 0.5 to 2 of the real one", [row[1] for row in steady])
-    bent = [row for row in rows if not within(row[2])]
-    told("predicted / overshoot, where it is not", [row[1] for row in bent])
-    told("predicted / overshoot of the quadratic model", [row[1] / row[2] for row in rows])
+        (row,) = report.table_rows("learning_rate")
+        curvature, limit = row["curvature_limit"], row["first_step_limit"]
+        near = math.nan
+        if arguments.warm and not arguments.float32:
+            problem = TorchRates(given, SETTINGS)
+            point = problem.point()
+            top = extremes(point).top
+            near = bisect(lambda lr, p=problem, c=point, t=top: local(p, lr, c, t), curvature)
+        far = lowest(lambda lr, p=given: overshoots(p, lr), limit)
+        beside = "- | -" if math.isnan(near) else f"{near:.3g} | {curvature / near:.2f}"
+        rows.append((curvature / near, curvature / far, limit / far))
+        nets.add(net.name)
+        print(
+            f"| {net.name} | {name} | {row['lambda_max']:.4g} | {curvature:.3g} | {beside} "
+            f"| {limit:.3g} | {far:.3g} | {limit / far:.2f} | {row['evaluations']:.0f} | {time.perf_counter() - begun:.0f} |", flush=True,
+        )
+    print(f"\n{len(rows)} pairs of a net and an optimizer, of {len(nets)} nets, after {arguments.warm} steps of training")
+    told("curvature / local", [row[0] for row in rows if not math.isnan(row[0])])
+    told("curvature / overshoot", [row[1] for row in rows])
+    told("first-step limit / overshoot", [row[2] for row in rows])
 
 
 def within(ratio: float) -> bool:
-    """What the prediction is asked to be: right within a factor of two."""
+    """What the limit is asked to be: right within a factor of two."""
     return 0.5 <= ratio <= 2.0
 
 

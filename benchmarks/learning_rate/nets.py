@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812  (the name that every torch program gives it)
-from sklearn.datasets import load_diabetes, load_digits, make_friedman1
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_iris, load_wine, make_friedman1
 from torch import nn
 
 import gradguard as gg
@@ -42,6 +42,15 @@ def tabular(x: np.ndarray, y: np.ndarray, size: int) -> list[Batch]:
     """Standardised batches."""
     x, y = (x - x.mean(0)) / x.std(0), (y - y.mean()) / y.std()
     a, b = torch.tensor(x, dtype=torch.float32), torch.tensor(y, dtype=torch.float32)
+    return [(a[i : i + size], b[i : i + size]) for i in range(0, len(a) - size + 1, size)]
+
+
+def classes(load: Callable[..., Any], size: int) -> list[Batch]:
+    """Standardised columns and labels, shuffled; small sets are one batch."""
+    x, y = load(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(x))
+    a, b = torch.tensor((x - x.mean(0)) / x.std(0), dtype=torch.float32)[order], torch.tensor(y)[order]
+    size = min(size, len(a))
     return [(a[i : i + size], b[i : i + size]) for i in range(0, len(a) - size + 1, size)]
 
 
@@ -80,6 +89,17 @@ def cnn(norm: bool) -> nn.Sequential:
         nn.Conv2d(1, 16, 3, padding=1), *([nn.BatchNorm2d(16)] if norm else []), nn.ReLU(),
         nn.Conv2d(16, 32, 3, padding=1, stride=2), *([nn.BatchNorm2d(32)] if norm else []), nn.ReLU(),
         nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(128, 10),
+    )
+
+
+def grouped() -> nn.Sequential:
+    """Three convolutions on 8 x 8 images with group normalisation."""
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 8, 8)),
+        nn.Conv2d(1, 16, 3, padding=1), nn.GroupNorm(4, 16), nn.SiLU(),
+        nn.Conv2d(16, 16, 3, padding=1, stride=2), nn.GroupNorm(4, 16), nn.SiLU(),
+        nn.Conv2d(16, 16, 3, padding=1), nn.GroupNorm(4, 16), nn.SiLU(),
+        nn.Flatten(), nn.Linear(256, 10),
     )
 
 
@@ -140,6 +160,13 @@ NETS: tuple[Net, ...] = (
     Net("digits-transformer", Tokens, digits, classify),
     Net("digits-rnn", lambda: Rows(nn.RNN), digits, classify),
     Net("digits-lstm", lambda: Rows(nn.LSTM), digits, classify),
+    Net("digits-gru", lambda: Rows(nn.GRU), digits, classify),
+    Net("digits-cnn-silu-groupnorm", grouped, digits, classify),
+    Net("digits-transformer-post", lambda: Tokens(first=False), digits, classify),
+    Net("iris-mlp-sigmoid", lambda: mlp([4, 16, 3], nn.Sigmoid), lambda size: classes(load_iris, size), classify),
+    Net("wine-mlp-relu-batchnorm", lambda: mlp([13, 32, 32, 3], nn.ReLU, nn.BatchNorm1d), lambda size: classes(load_wine, size), classify),
+    Net("cancer-mlp-gelu", lambda: mlp([30, 32, 32, 32, 2], nn.GELU), lambda size: classes(load_breast_cancer, size), classify),
+    Net("diabetes-linear", lambda: nn.Linear(10, 1), diabetes, regress),
     Net("diabetes-mlp-tanh", lambda: mlp([10, 32, 32, 1], nn.Tanh), diabetes, regress),
     Net("friedman-mlp-relu", lambda: mlp([10, 64, 64, 1], nn.ReLU), friedman, regress),
     Net("friedman-mlp-silu-layernorm", lambda: mlp([10, 64, 64, 1], nn.SiLU, nn.LayerNorm), friedman, regress),

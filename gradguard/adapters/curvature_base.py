@@ -83,6 +83,10 @@ class CurvedPoint(Protocol):
         """The norm of the batch's gradient over all entries that the optimizer moves."""
         ...
 
+    def share_along(self, vector: Any) -> float:
+        """The part of D^1/2 times the batch's gradient that lies along a unit vector, from 0 to 1; 0 without a gradient."""
+        ...
+
     def settle(self) -> None:
         """Take an adaptive optimizer's preconditioner as it will be after the next two steps of the quadratic model."""
         ...

@@ -98,6 +98,12 @@ class NumpyCurvature:
         """The norm of the batch's gradient."""
         return float(np.linalg.norm(self._gradient()))
 
+    def share_along(self, vector: Array) -> float:
+        """Of the batch's gradient."""
+        gradient = self._gradient()
+        size = float(np.linalg.norm(gradient))
+        return abs(self.dot(gradient, vector)) / size if size > 0 else 0.0
+
     def measured_limit(self, curvature: float, vector: Array) -> float | None:
         """``gg.SGD`` is known."""
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -117,6 +117,20 @@ class NumpyRates:
             steps=tuple(facts), blocks=tuple(n for n, _ in session.named), gradient=nothing, weight=nothing, update=nothing,
             stopped=stopped, movement=movement,
         )
+
+    def follow(
+        self, steps: int, *, factor: float, batch: int, seed: int = 0, until: Callable[[Sequence[float]], bool]
+    ) -> tuple[float, ...]:
+        """See :meth:`gradguard.adapters.rates_base.RateProblem.follow`."""
+        data, losses = self.training.batches[batch], list[float]()
+        session = self.training.fresh(factor)
+        for step in range(steps + 1):
+            with preserved_rng(seed):
+                losses.append(session.loss(data, batch))
+                if step == steps or until(losses):
+                    break
+                session.step(session.gradient(data, batch))
+        return tuple(losses)
 
     def normalised(self, *, seed: int = 0) -> bool:
         """``gg.SGD`` is not."""

@@ -110,6 +110,17 @@ class RateProblem(Problem, Protocol):
         """
         ...
 
+    def follow(
+        self, steps: int, *, factor: float, batch: int, seed: int = 0, until: Callable[[Sequence[float]], bool]
+    ) -> tuple[float, ...]:
+        """The losses of one batch before and after each of the first steps on it alone, as many as ``steps`` + 1.
+
+        From the user's state but for momentum, which is zeroed; at ``factor`` times the rates, with the plan's clipping and
+        without its schedule; with the same random numbers each time. ``until(losses)`` can end it. A loss that is maximised
+        has the other sign.
+        """
+        ...
+
     def normalised(self, *, seed: int = 0) -> bool:
         """Whether the rate alone sets the size of a step: a hundredfold gradient makes hardly a larger one."""
         ...

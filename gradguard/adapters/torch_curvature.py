@@ -91,6 +91,12 @@ class TorchCurvature:
         """The norm of the batch's gradient."""
         return float(torch.linalg.vector_norm(self._gradient()))
 
+    def share_along(self, vector: Vector) -> float:
+        """Of the batch's gradient, times the root of D."""
+        gradient = self._root * self._gradient()
+        size = float(torch.linalg.vector_norm(gradient))
+        return abs(self.dot(gradient, vector)) / size if size > 0 else 0.0
+
     def response(self) -> Response:
         """What one step of a copy of the optimizer does to the quadratic model of this batch's loss."""
         gradient = self._gradient()

@@ -14,7 +14,7 @@ from gradguard.adapters.torch_training import TorchTraining, median_ratio, norms
 from gradguard.adapters.torch_untouched import preserved_rng, untouched
 from gradguard.adapters.training_base import StepFacts, Trace
 
-__all__ = ["losses_of_run", "scaled_update"]
+__all__ = ["losses_of_one_batch", "losses_of_run", "scaled_update"]
 
 
 def losses_of_run(
@@ -93,6 +93,46 @@ def _train(
         steps=tuple(facts), blocks=tuple(n for n, _ in session.named), gradient=nothing, weight=nothing, update=nothing,
         stopped=stopped, movement=movement,
     )
+
+
+def losses_of_one_batch(
+    training: TorchTraining,
+    steps: int,
+    *,
+    factor: float,
+    batch: int,
+    seed: int,
+    clip: float | None,
+    until: Callable[[Sequence[float]], bool],
+) -> tuple[float, ...]:
+    """See :meth:`gradguard.adapters.rates_base.RateProblem.follow`."""
+    data, losses = training.batches[batch], list[float]()
+    with untouched(training.scenario.model), torch.enable_grad():
+        session = training.fresh(factor)
+        _forget_momentum(session.optimizer)
+        sign = -1.0 if any(group.get("maximize") for group in session.groups) else 1.0
+        for step in range(steps + 1):
+            session.zero_grad()
+            with preserved_rng(seed):
+                loss = session.loss(data, batch)
+                losses.append(sign * float(loss.detach()))
+                if step == steps or until(losses):
+                    break
+                session.backward(loss)
+                if clip is not None:
+                    torch.nn.utils.clip_grad_norm_(session.params, clip)
+                if attempt(session, data, batch, step):
+                    losses.append(math.inf)
+                    break
+    return tuple(losses)
+
+
+def _forget_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """What is left of other batches' gradients would push on at any rate."""
+    for state in optimizer.state.values():
+        for name in ("exp_avg", "momentum_buffer"):
+            if isinstance(state.get(name), torch.Tensor):
+                state[name].zero_()
 
 
 def scaled_update(training: TorchTraining, scale: float, seed: int) -> float:

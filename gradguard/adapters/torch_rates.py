@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from gradguard.adapters.rates_base import ALONG, HORIZON, Plan, SplitLoss, Until
 from gradguard.adapters.torch_copies import Session
 from gradguard.adapters.torch_curvature import TorchCurvature
 from gradguard.adapters.torch_observe import TorchHealth
-from gradguard.adapters.torch_rate_runs import losses_of_run, scaled_update
+from gradguard.adapters.torch_rate_runs import losses_of_one_batch, losses_of_run, scaled_update
 from gradguard.adapters.torch_step_rules import is_adaptive
 from gradguard.adapters.torch_untouched import preserved_rng, untouched
 from gradguard.adapters.training_base import Trace
@@ -71,6 +71,14 @@ class TorchRates:
         return losses_of_run(
             self.training, steps, factor=factor, seed=seed, order=order, drive=drive, until=until, same_batch=same_batch,
             keep=keep,
+        )
+
+    def follow(
+        self, steps: int, *, factor: float, batch: int, seed: int = 0, until: Callable[[Sequence[float]], bool]
+    ) -> tuple[float, ...]:
+        """See :meth:`gradguard.adapters.rates_base.RateProblem.follow`."""
+        return losses_of_one_batch(
+            self.training, steps, factor=factor, batch=batch, seed=seed, clip=self.plan.clip, until=until
         )
 
     def normalised(self, *, seed: int = 0) -> bool:

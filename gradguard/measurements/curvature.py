@@ -13,7 +13,7 @@ from gradguard.curvature.lanczos import Spectrum, extremes
 from gradguard.measurements.base import Evidence, Measurement, Unavailable, the
 from gradguard.measurements.rate_observation import RateObservation
 
-__all__ = ["Curvature", "GroupCurvature", "measure", "spectrum_of"]
+__all__ = ["FOLLOWED", "Curvature", "GroupCurvature", "measure", "spectrum_of"]
 
 PRODUCTS = 60
 """Products with the Hessian at most, per batch."""
@@ -21,6 +21,8 @@ WARM_STEPS = 20
 """Steps that fill an adaptive optimizer's empty state: its first steps divide by single gradients, which says little."""
 LEAST_PRODUCTS = 20
 """Products by differences at least, where double backward was given up."""
+FOLLOWED = 20
+"""The first steps are so many: at twice the limit, what grows threefold in each is seen however small it was."""
 DISAGREEMENT = 0.3
 """Double backward is left where converged differences of gradients disagree with it by more than this part."""
 
@@ -51,7 +53,8 @@ class Curvature(Measurement):
 
     ``ratio`` is the largest of rate / limit over the groups, at the schedule's peak. ``evaluations`` counts gradients.
     ``one_step`` is the factor on the rates at which the next step, taken as the optimizer takes it, no longer lowers the
-    quadratic model of the loss.
+    quadratic model of the loss. ``factor`` is the limit as a factor on the rates, NaN where all are 0. It is of ``batch``;
+    ``excited``: its gradient has a part along the sharpest direction, so that twice the limit is seen to overshoot.
     """
 
     name: ClassVar[str] = "curvature"
@@ -63,6 +66,9 @@ class Curvature(Measurement):
     vectors: int
     warm_steps: int = 0
     one_step: float = math.nan
+    factor: float = math.nan
+    batch: int = 0
+    excited: bool = True
     spread: tuple[float, ...] = ()
 
 
@@ -97,13 +103,16 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
     clipped = 1.0
     if problem.plan.clip is not None and all(g.rule is not None for g in point.groups) and not warm:
         clipped = max(1.0, point.gradient_norm() / problem.plan.clip)
+    excited = spectrum.top is not None and point.share_along(spectrum.top) * 3.0**FOLLOWED > 1.0
     groups = tuple(_group(point, spectrum, index, response.limit, clipped) for index in range(len(point.groups)))
-    ratios = [problem.plan.peak[0] * g.lr / g.limit for g in groups if g.lr > 0 and g.limit > 0]
+    allowed = [g.limit / g.lr for g in groups if g.lr > 0 and g.limit > 0]
+    factor = min(allowed, default=math.nan)
     path = point.path if all(g.rule is not None for g in point.groups) else f"{point.path}; {groups[0].optimizer} measured"
     return Curvature(
-        groups=groups, ratio=max(ratios, default=0.0), evaluations=sum(p.gradients for p in points),
+        groups=groups, ratio=problem.plan.peak[0] / factor if allowed else 0.0, evaluations=sum(p.gradients for p in points),
         products=sum(s.products for s in found), converged=all(s.converged for s in found),
         vectors=max(s.vectors for s in found), warm_steps=warm, one_step=response.limit,
+        factor=factor, batch=sharpest, excited=excited,
         spread=tuple(s.largest.value / point.groups[0].unit for s in found) if point.groups[0].unit > 0 else (), path=path,
         reason="; ".join(r for r in (point.reason, spectrum.reason) if r),
     )

@@ -37,6 +37,7 @@ MEASUREMENTS: dict[str, str] = {
     "rate_observation": "rate_observation:measure",
     "rate_longer": "rate_longer:measure",
     "curvature": "curvature:measure",
+    "overshoot": "overshoot:measure",
     "rate_table": "rate_table:measure",
     "initial_loss": "initial_loss:measure",
     "range_test": "range_test:measure",

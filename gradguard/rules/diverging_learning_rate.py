@@ -10,6 +10,7 @@ from gradguard.errors import UsageError
 from gradguard.finding import Finding, Outcome, Request
 from gradguard.measurements.base import Evidence, the
 from gradguard.measurements.curvature import Curvature
+from gradguard.measurements.overshoot import Overshoot
 from gradguard.measurements.rate_longer import LongerRun
 from gradguard.measurements.rate_observation import RateObservation
 from gradguard.measurements.rate_predictions import Predictions
@@ -68,7 +69,7 @@ class DivergingLearningRate(Rule):
     code: ClassVar[str] = "GG401"
     slug: ClassVar[str] = "diverging-learning-rate"
     needs: ClassVar[tuple[str, ...]] = ("rate_observation",)
-    optional: ClassVar[tuple[str, ...]] = ("curvature", "rate_table")
+    optional: ClassVar[tuple[str, ...]] = ("curvature", "overshoot", "rate_table")
 
     worse: float = 0.05
     rise: float = 0.5
@@ -184,13 +185,13 @@ class DivergingLearningRate(Rule):
         )
 
     def _at_the_edge(self, observed: RateObservation, evidence: Evidence) -> list[Finding]:
-        curvature: Curvature | None = the(evidence, Curvature)
         findings = []
-        if curvature is not None and curvature.ratio > 1.0:
+        ratio = first_step_ratio(evidence)
+        if ratio > 1.0:
             findings.append(
                 self.finding(
-                    f"lr {observed.unit:.4g} is {curvature.ratio:.2g} times the first-step limit, and training holds",
-                    severity="info", observed=curvature.ratio, limit=1.0, evidence="; ".join(explain(evidence)),
+                    f"lr {observed.unit:.4g} is {ratio:.2g} times the first-step limit, and training holds",
+                    severity="info", observed=ratio, limit=1.0, evidence="; ".join(explain(evidence)),
                     hint="nothing: the edge of stability; a warm-up would spare the first overshoot",
                 )
             )
@@ -224,15 +225,28 @@ def interval(observed: RateObservation) -> str:
     return f"the training limit is between {low:.2g} and {high:.2g}"
 
 
+def first_step_ratio(evidence: Evidence) -> float:
+    """The rate at the schedule's peak, in units of the first-step limit; 0 where that is not known."""
+    overshoot: Overshoot | None = the(evidence, Overshoot)
+    curvature: Curvature | None = the(evidence, Curvature)
+    return overshoot.ratio if overshoot is not None else curvature.ratio if curvature is not None else 0.0
+
+
 def explain(evidence: Evidence) -> list[str]:
-    """What curvature says, as texts."""
+    """What curvature says, and what the first steps said to that, as texts."""
     curvature: Curvature | None = the(evidence, Curvature)
     if curvature is None or not curvature.groups:
         return []
+    overshoot: Overshoot | None = the(evidence, Overshoot)
     first = next((g for g in curvature.groups if g.lr > 0), curvature.groups[0])
+    limit, why = first.limit, ""
+    if overshoot is not None and overshoot.corrected:
+        limit = overshoot.limit * first.lr
+        grows = overshoot.limit < overshoot.predicted
+        why = f", for curvature {'grows' if grows else 'falls'} on the way: at the start it allows {first.limit:.3g}"
     texts = [
-        f"lambda_1 = {first.lambda_max:.3g} +- {first.error_bar:.1g}: first steps overshoot above lr {first.limit:.3g} "
-        f"(lr is {curvature.ratio:.3g} times that)"
+        f"lambda_1 = {first.lambda_max:.3g} +- {first.error_bar:.1g}: first steps overshoot above lr {limit:.3g} "
+        f"(lr is {first_step_ratio(evidence):.3g} times that){why}"
     ]
     if len(curvature.spread) > 1:
         low, high = min(curvature.spread), max(curvature.spread)

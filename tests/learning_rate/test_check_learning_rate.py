@@ -62,7 +62,8 @@ def test_diverging_rate_names_one_that_holds() -> None:
     assert "the training limit is between " in finding.evidence
     row = report.tables["learning_rate"].iloc[0]
     assert row.training_low <= row.training_limit <= row.training_high < 30.0
-    assert row.first_step_limit == pytest.approx(2.0 / row.lambda_max, rel=1e-6)
+    assert row.curvature_limit == pytest.approx(2.0 / row.lambda_max, rel=1e-6)
+    assert row.first_step_limit > 2 * row.curvature_limit  # relu units die on the way, and curvature with them
     held = gg.check_learning_rate(
         scenario.model, scenario.batches, loss=scenario.loss, optimizer=torch.optim.SGD(scenario.model.parameters(), row.training_low)
     )

@@ -61,7 +61,7 @@ def test_picture() -> None:
 def test_limits_in_the_text() -> None:
     full = {
         "group": 0, "lr": 0.01, "optimizer": "Adam", "lambda_max": 2165.4, "lambda_min": -3.0, "error_bar": 0.02,
-        "first_step_limit": 0.01755, "training_limit": 0.0562, "training_low": 0.0316, "training_high": 0.1, "evaluations": 42,
+        "curvature_limit": 0.01755, "first_step_limit": 0.01755, "training_limit": 0.0562, "training_low": 0.0316, "training_high": 0.1, "evaluations": 42,
     }
     assert render_limits([full, {"group": 1, "lr": 0.0, "optimizer": "Adam"}]).splitlines() == [
         "  group  lr    optimizer  lambda_max    first-step limit  training limit",
