@@ -23,7 +23,7 @@ import gradguard as gg
 from benchmarks.learning_rate.commit import commit_line
 from benchmarks.learning_rate.drawn import EVERY, draw
 from benchmarks.learning_rate.nets import Net
-from benchmarks.learning_rate.training_limit import SEEDS, START, Yardstick, end_of_run
+from benchmarks.learning_rate.yardstick import SEEDS, START, Yardstick, end_of_run
 from gradguard.learning_rate import learning_rate_problem
 from gradguard.measurements.rate_observation import RateObservation, measure
 

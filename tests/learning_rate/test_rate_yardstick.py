@@ -1,0 +1,67 @@
+"""The yardstick of the training limit, on ends whose limits by seed are known: no net is trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("sklearn")
+
+from benchmarks.learning_rate import yardstick as module
+from benchmarks.learning_rate.drawn import draw
+from benchmarks.learning_rate.yardstick import MANY, SEEDS, Yardstick
+
+
+class Known(Yardstick):
+    """Each seed learns up to a limit of its own, and ends above where it began from there on; ``asked`` are the seeds."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, limit_of: Callable[[int], float]) -> None:
+        net, _ = draw(8011)
+        super().__init__(net, "SGD")
+        self.asked: set[int] = set()
+
+        def end_of_run(net: object, optimizer: str, lr: float, seed: int) -> tuple[float, float]:
+            self.asked.add(seed)
+            return 1.0, 0.1 if lr <= limit_of(seed) else 3.0
+
+        monkeypatch.setattr(module, "end_of_run", end_of_run)
+
+
+def test_seeds_that_agree_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Known(monkeypatch, lambda seed: 0.4)
+    assert found.limit(0.5) == pytest.approx(0.4, rel=0.17)
+    assert found.limit(0.5, MANY) == found.limit(0.5)
+    assert found.asked == set(range(SEEDS))
+
+
+def test_where_five_are_split_more_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    # three of the first five hold five times as much as nearly all others
+    found = Known(monkeypatch, lambda seed: 2.0 if seed in (0, 2, 4) else 0.4)
+    assert found.limit(0.5) == pytest.approx(2.0, rel=0.17)
+    assert found.limit(0.5, MANY) == pytest.approx(0.4, rel=0.17)
+    low, high = found.split(found.limit(0.5, MANY), 0.5)
+    assert low <= 0.4 < 2.0 < high <= 3.5
+
+
+def test_more_seeds_come_nearer_to_where_half_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors: dict[int, list[float]] = {SEEDS: [], MANY: []}
+    for draw_of_seeds in range(40):
+        limits = 10.0 ** np.random.default_rng(draw_of_seeds).normal(0.0, 0.4, MANY)
+        found = Known(monkeypatch, lambda seed, limits=limits: float(limits[seed]))
+        for most, seen in errors.items():
+            seen.append(abs(math.log10(found.limit(0.5, most))))
+    assert np.median(errors[MANY]) < 0.7 * np.median(errors[SEEDS])
+
+
+def test_what_always_holds_has_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Known(monkeypatch, lambda seed: math.inf)
+    assert found.limit(0.5, MANY) == math.inf
+
+
+def test_the_split_is_followed_no_farther_than_a_decade(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Known(monkeypatch, lambda seed: 1e9 if seed == 0 else 0.0 if seed == 1 else 0.4)
+    assert found.split(found.limit(0.5, MANY), 0.5) == (0.0, math.inf)
