@@ -9,7 +9,19 @@ import torch
 
 from gradguard.adapters.observing_base import Leaks
 from gradguard.adapters.torch_batch_parts import mapped, tensors_of
+from gradguard.adapters.torch_changes import (
+    Change,
+    at,
+    exchange_future,
+    gentler,
+    repeat_first,
+    repeat_sample,
+    replace_future,
+    replace_others,
+    replace_sample,
+)
 from gradguard.adapters.torch_copies import Session
+from gradguard.adapters.torch_session import RandomState, is_generator
 from gradguard.adapters.torch_spy import first_tensor
 from gradguard.adapters.torch_untouched import preserved_rng
 from gradguard.errors import UsageError
@@ -18,6 +30,11 @@ __all__ = ["leaks_of"]
 
 NOTHING = 1e-5
 """A change of an output relative to its largest entry that is rounding."""
+GENTLER = (0.1, 0.01, 0.001)
+"""Sizes of a change for a model that draws more or fewer random numbers after a larger one."""
+PLACES = 8
+"""How many samples are tried until one changes its own output."""
+UNEVEN = "the model draws another number of random values for another input"
 
 
 class Recorder:
@@ -33,6 +50,11 @@ class Recorder:
         """Which tensor is changed, the first that the outputs depend on; and how many there are."""
         self.calls = True
         """The loss calls the model itself, as far as is known."""
+        self.start = RandomState([g for m in session.model.modules() for g in vars(m).values() if is_generator(g)])
+        self.end: RandomState | None = None
+        """The random state after the first pass."""
+        self.aligned = True
+        """The last pass drew as many random values as the first: each sample was given the same ones."""
 
     def run(self, change: Any = None) -> dict[str, torch.Tensor]:
         """First output tensor of every module by path; the root is the last. ``change(tensor)`` makes the new input."""
@@ -60,11 +82,14 @@ class Recorder:
         handles.extend(module.register_forward_hook(leave(name)) for name, module in model.named_modules())
         try:
             with preserved_rng(self.seed), torch.no_grad():
+                self.start.restore_own()
                 batch = self.batch if self.calls or change is None else self.changed(self.batch, change)
                 self.session.loss(batch)
                 if not called and self.calls:
                     self.calls = False
                     self.changed(self.batch, None)
+                self.end = self.end or RandomState([g for g, _ in self.start.own])
+                self.aligned = not self.end.drawn_since()
         finally:
             for handle in handles:
                 handle.remove()
@@ -99,39 +124,75 @@ def leaks_of(session: Session, batch: Any, *, seed: int, sample: bool, future: b
     given = recorder.given
     if given is None or not base:
         return Leaks(reason="the model was not called with a tensor")
+    if any(change_of(base[p], value, ...) > NOTHING for p, value in recorder.run().items() if p in base):
+        return Leaks(reason="the same batch does not give the same outputs twice")
     notes: list[str] = []
     found: dict[str, Any] = {}
     if sample and second_axis(given, base.get("")):
         notes.append("independent_samples: the outputs' first axis is the inputs' second")
     elif sample and given.shape[0] > 1:
-        n = given.shape[0]
-        one, rest = (slice(0, 1),), (slice(1, None),)
-        others, own, module = first_that_is_taken(
-            recorder, (replace_sample, repeat_sample), lambda after: compare(base, after, rest, one, n, axis=0)
-        )
-        if others is not None and others <= NOTHING:  # what takes the largest of a batch may not have taken this one
-            back = first_that_is_taken(
-                recorder, (replace_others, repeat_first), lambda after: compare(base, after, one, rest, n, axis=0)
-            )
-            if back[0] is not None and back[0] > others:
-                others, module = back[0], back[2]
-        found.update(sample=others, sample_own=own, module_sample=module)
+        found.update(sample_leak(recorder, base, given.shape[0]))
+        if found["sample"] is None:
+            notes.append(f"independent_samples: {UNEVEN}")
     elif sample:
         notes.append("independent_samples: the batch holds one sample")
     if future and given.ndim >= 2 and given.shape[1] > 1:
-        n, cut, rows = given.shape[1], given.shape[1] // 2, slice(None)
-        earlier, own, module = first_that_is_taken(
-            recorder,
-            (
-                lambda x: replace_future(x, cut) if x.ndim >= 2 and x.shape[1] == n else x,
-                lambda x: exchange_future(x, cut) if x.ndim >= 2 and x.shape[1] == n else x,
-            ),
-            lambda after: compare(base, after, (rows, slice(0, cut)), (rows, slice(cut, None)), n, axis=1),
-        )
-        found.update(future=earlier, future_own=own, module_future=module)
+        found.update(future_leak(recorder, base, given.shape[1]))
+        if found["future"] is None:
+            notes.append(f"causal: {UNEVEN}")
     elif future:
         notes.append("causal: the input has no positions on its second axis")
     return Leaks(reason="; ".join(notes), notes=tuple(notes), **found)
+
+
+def sample_leak(recorder: Recorder, base: dict[str, torch.Tensor], n: int) -> dict[str, Any]:
+    """What changes for the other samples when one does, and for that one when all others do.
+
+    It is the first sample, or the next whose own output changes: a sample may be masked out.
+    """
+    first: dict[str, Any] | None = None
+    for place in range(min(n, PLACES)):
+        found = leak_of_one(recorder, base, n, place)
+        first = first or found
+        if found["sample"] is None or found["sample"] > NOTHING or found["sample_own"] > 0:
+            return found
+    return first or {"sample": None}
+
+
+def leak_of_one(recorder: Recorder, base: dict[str, torch.Tensor], n: int, place: int) -> dict[str, Any]:
+    one, rest = ([place],), ([i for i in range(n) if i != place],)
+    others, own, module = first_that_is_taken(
+        recorder,
+        [at(place, replace_sample), at(place, repeat_sample)],
+        one,
+        lambda after: compare(base, after, rest, one, n, axis=0),
+    )
+    if others is not None and others <= NOTHING:  # what takes the largest of a batch may not have taken this one
+        back = first_that_is_taken(
+            recorder,
+            [at(place, replace_others), at(place, repeat_first)],
+            rest,
+            lambda after: compare(base, after, one, rest, n, axis=0),
+        )
+        if back[0] is not None and back[0] > others:
+            others, module = back[0], back[2]
+    return {"sample": others, "sample_own": own, "module_sample": module}
+
+
+def future_leak(recorder: Recorder, base: dict[str, torch.Tensor], n: int) -> dict[str, Any]:
+    """What changes at the first half of the positions when the last half does."""
+    cut, rows = n // 2, slice(None)
+    before, after_it = (rows, slice(0, cut)), (rows, slice(cut, None))
+    earlier, own, module = first_that_is_taken(
+        recorder,
+        (
+            lambda x: replace_future(x, cut) if x.ndim >= 2 and x.shape[1] == n else x,
+            lambda x: exchange_future(x, cut) if x.ndim >= 2 and x.shape[1] == n else x,
+        ),
+        after_it,
+        lambda after: compare(base, after, before, after_it, n, axis=1),
+    )
+    return {"future": earlier, "future_own": own, "module_future": module}
 
 
 def changeable(path: str, tensor: torch.Tensor) -> bool:
@@ -149,28 +210,44 @@ def second_axis(given: torch.Tensor, made: torch.Tensor | None) -> bool:
     return made.shape[0] == given.shape[1] != given.shape[0]
 
 
-def first_that_is_taken(recorder: Recorder, changes: Sequence[Any], compared: Callable[[Any], Compared]) -> Compared:
-    """The comparison for the first change that the model takes: numbers of a range, or of a table, cannot be just any."""
-    for change in changes:
-        try:
-            return first_that_matters(recorder, change, compared)
-        except UsageError:
-            recorder.choice = 0
+def first_that_is_taken(
+    recorder: Recorder, changes: Sequence[Change], where: Any, compared: Callable[[Any], Compared]
+) -> Compared:
+    """The comparison for the first change that the model takes: numbers of a range, or of a table, cannot be just any.
+
+    A model that draws more or fewer random values for another input (dropout on ``x[mask]``) gives every later sample
+    other ones. It is asked about smaller changes, until one leaves the draws as they were, and what that one does is
+    told as of a change of full size; where none leaves them, nothing is known.
+    """
+    for size in (1.0, *GENTLER):
+        for change in changes:
+            try:
+                found, aligned = first_that_matters(recorder, change if size == 1 else gentler(change, where, size), compared)
+            except UsageError:
+                recorder.choice = 0
+                continue
+            if found[0] is None or aligned or found[0] <= NOTHING:
+                return found if found[0] is None or found[0] <= NOTHING else (found[0] / size, *found[1:])
+            if size == 1:
+                break
     return None, 0.0, ""
 
 
-def first_that_matters(recorder: Recorder, change: Any, compared: Callable[[Any], Compared]) -> Compared:
-    """The comparison for the first input whose change changes an output; of the first one, where none does."""
-    first: Compared | None = None
+def first_that_matters(recorder: Recorder, change: Change, compared: Callable[[Any], Compared]) -> tuple[Compared, bool]:
+    """The comparison for the first input whose change changes an output; of the first one, where none does.
+
+    And whether as many random values were drawn as without the change.
+    """
+    first: tuple[Compared, bool] | None = None
     for choice in range(recorder.choices):
         recorder.choice = choice
         found = compared(recorder.run(change))
-        first = first or found
+        first = first or (found, recorder.aligned)
         if found[1] or found[0]:
-            first = found
+            first = found, recorder.aligned
             break
     recorder.choice = 0
-    return first or (None, 0.0, "")
+    return first or ((None, 0.0, ""), True)
 
 
 def compare(base: Any, after: Any, others: Any, own: Any, extent: int, *, axis: int) -> Compared:
@@ -181,57 +258,3 @@ def compare(base: Any, after: Any, others: Any, own: Any, extent: int, *, axis: 
     root = "" if "" in fitting else fitting[-1]
     leaking = next((p for p in fitting if p and change_of(base[p], after[p], others) > NOTHING), root)
     return change_of(base[root], after[root], others), change_of(base[root], after[root], own), leaking
-
-
-def replace_sample(x: torch.Tensor) -> torch.Tensor:
-    """Sample 0 made different: noise of its scale, or other values of the batch."""
-    new = x.clone()
-    if x.is_floating_point():
-        new[0] = x[0] + noise_like(x[0]) * (x.float().std().to(x.dtype) + 1e-3)
-    else:
-        new[0] = x[1:].reshape(-1).flip(0)[: x[0].numel()].reshape(x[0].shape)
-        if torch.equal(new[0], x[0]):
-            new[0] = torch.where(x[0] == x.max(), x.min(), x.max())
-    return new
-
-
-def replace_others(x: torch.Tensor) -> torch.Tensor:
-    """Every sample but the first made different, and on a larger scale where it has one."""
-    new = x.clone()
-    rest = x[1:]
-    if x.is_floating_point():
-        new[1:] = 3 * rest + noise_like(rest) * (x.float().std().to(x.dtype) + 1e-3)
-    else:
-        new[1:] = torch.where(rest == x.max(), x.min(), x.max())
-    return new
-
-
-def repeat_sample(x: torch.Tensor) -> torch.Tensor:
-    """The next sample in the place of sample 0."""
-    return torch.cat([x[1:2], x[1:]])
-
-
-def repeat_first(x: torch.Tensor) -> torch.Tensor:
-    """Sample 0 in the place of every other."""
-    return x[:1].expand_as(x).clone()
-
-
-def exchange_future(x: torch.Tensor, cut: int) -> torch.Tensor:
-    """Positions from ``cut`` on as they are in the next sample."""
-    return torch.cat([x[:, :cut], x.roll(1, dims=0)[:, cut:]], dim=1)
-
-
-def replace_future(x: torch.Tensor, cut: int) -> torch.Tensor:
-    """Positions from ``cut`` on made different."""
-    new = x.clone()
-    tail = x[:, cut:]
-    if x.is_floating_point():
-        new[:, cut:] = tail + noise_like(tail) * (x.float().std().to(x.dtype) + 1e-3)
-    else:
-        new[:, cut:] = torch.where(tail == x.max(), x.min(), x.max())
-    return new
-
-
-def noise_like(x: torch.Tensor) -> torch.Tensor:
-    """Standard normal numbers of their own: the model draws what it would have drawn."""
-    return torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x)

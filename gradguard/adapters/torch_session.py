@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -41,12 +42,16 @@ class RandomState:
         random.setstate(self.python)
         if self.numpy is not None:
             sys.modules["numpy"].random.set_state(self.numpy)
+        self.restore_own()
+
+    def restore_own(self) -> None:
+        """Put the state of the model's own generators back, and leave the others."""
         for generator, state in self.own:
             _set_own_state(generator, state)
 
     def drawn_since(self) -> bool:
         """Whether something has been drawn since this state was taken."""
-        if self.own:
+        if any(not _same_state(state, _own_state(generator)) for generator, state in self.own):
             return True
         now = RandomState()
         if not torch.equal(self.cpu, now.cpu) or self.python != now.python:
@@ -76,6 +81,10 @@ def _own_state(generator: Any) -> Any:
     if hasattr(generator, "bit_generator"):
         return generator.bit_generator.state
     return generator.getstate() if isinstance(generator, random.Random) else generator.get_state()
+
+
+def _same_state(a: Any, b: Any) -> bool:
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else pickle.dumps(a) == pickle.dumps(b)
 
 
 def _set_own_state(generator: Any, state: Any) -> None:

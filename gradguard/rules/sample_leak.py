@@ -19,7 +19,8 @@ class SampleLeak(Rule):
 
     What it does:
         Where the scenario declares independent_samples=True: changes one sample (the first axis of the input) and compares
-        the outputs of the others, in eval mode (batch statistics frozen).
+        the outputs of the others, in eval mode (batch statistics frozen). A model that draws more or fewer random values for
+        another input is asked about smaller changes that leave the draws as they were.
 
     Why is this bad:
         Predictions change with what happens to be in the batch; information of other samples leaks into the loss.

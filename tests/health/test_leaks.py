@@ -152,3 +152,122 @@ def test_time_along_the_first_axis_is_not_taken_for_samples() -> None:
     )
     assert not report.errors
     assert "second" in report.checks[0].reason
+
+
+class Random(nn.Module):
+    """Draws random values in eval mode, too; how many depends on its input, or they are from a generator of its own."""
+
+    def __init__(self, kind: str, leak: str = "") -> None:
+        super().__init__()
+        self.kind, self.leak, self.words = kind, leak, nn.Embedding(20, 8)
+        self.encode, self.head, self.drawn = nn.Linear(8, 16), nn.Linear(16, 3), torch.Generator().manual_seed(3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        z = self.words(x) if x.dtype == torch.long else x
+        if self.leak == "mean":
+            z = z - z.mean(0)
+        h = torch.relu(self.encode(z))
+        h = getattr(self, self.kind)(h, z, x != 0 if x.dtype == torch.long else z[..., 0] > 0)
+        h = h if h.ndim == 2 else h.mean(1)
+        if self.leak == "softmax":
+            h = h.softmax(0)
+        if self.leak == "largest":
+            h = h / h.amax(0).clamp(min=1e-3)
+        y: torch.Tensor = self.head(h)
+        return y
+
+    def dropped(self, h: torch.Tensor, z: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+        made = torch.zeros_like(h)
+        made[real] = functional.dropout(h[real], 0.5, training=True)
+        return made
+
+    def accepted(self, h: torch.Tensor, z: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+        rows = []
+        for size in z.detach().abs().flatten(1).mean(1):
+            noise = torch.randn(h.shape[-1])
+            while float(noise.abs().mean()) > size:
+                noise = torch.randn(h.shape[-1])
+            rows.append(noise)
+        return h + 0.1 * torch.stack(rows)
+
+    def masked(self, h: torch.Tensor, z: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+        made = h.reshape(-1).clone()
+        made[torch.randint(0, made.numel(), (int(real.sum()),))] = 0
+        return made.reshape(h.shape) * torch.rand(h.shape)
+
+    def own(self, h: torch.Tensor, z: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+        return h * torch.rand(h.shape, generator=self.drawn)
+
+
+def drawing(model: nn.Module, kind: str) -> gg.Report:
+    generator = torch.Generator().manual_seed(1)
+    words = torch.randint(1, 20, (16, 6), generator=generator).masked_fill(torch.rand(16, 6, generator=generator) < 0.3, 0)
+    x = {"words": words, "rows": torch.randn(16, 8, generator=generator)}[kind]
+    batch = (x, torch.randint(0, 3, (16,), generator=generator))
+    return gg.check_training(
+        model,
+        [batch],
+        loss=lambda m, b: functional.cross_entropy(m(b[0]), b[1]),
+        optimizer=None,
+        independent_samples=True,
+        select="GG305",
+    )
+
+
+@pytest.mark.parametrize(
+    ("draws", "given"),
+    [("dropped", "rows"), ("dropped", "words"), ("accepted", "rows"), ("masked", "rows"), ("masked", "words"), ("own", "rows")],
+)
+@pytest.mark.parametrize("leak", ["", "mean", "softmax", "largest"])
+def test_a_model_that_draws_as_many_numbers_as_its_input_says(draws: str, given: str, leak: str) -> None:
+    torch.manual_seed(0)
+    report = drawing(Random(draws, leak), given)
+    assert [f.code for f in report.errors] == (["GG305"] if leak else [])
+    assert leak or [c.status for c in report.checks] == ["passed"]
+
+
+def test_outputs_that_are_not_the_same_twice_are_not_compared() -> None:
+    class Counting(nn.Linear):
+        calls = 0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            return super().forward(x) * self.calls
+
+    report = drawing(Counting(8, 3), "rows")
+    assert [(c.status, c.reason) for c in report.checks] == [("skipped", "the same batch does not give the same outputs twice")]
+
+
+def test_a_model_whose_draws_follow_every_change_is_not_compared() -> None:
+    class Following(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(8, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            torch.rand(int(1e6 * float(x.abs().sum().detach())) % 1000 + 1)
+            y: torch.Tensor = self.head(x * torch.rand_like(x))
+            return y
+
+    torch.manual_seed(0)
+    (check,) = drawing(Following(), "rows").checks
+    assert check.status == "skipped"
+    assert "another number of random values" in check.reason
+
+
+def test_random_values_that_follow_the_input_are_no_leak_from_the_future() -> None:
+    class Later(nn.Module):
+        def __init__(self, whole: bool) -> None:
+            super().__init__()
+            self.encode, self.head, self.whole = nn.Linear(4, 8), nn.Linear(8, 3), whole
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            h = self.encode(x)
+            made, real = torch.zeros_like(h), x[..., 0] > 0
+            made[real] = functional.dropout(h[real], 0.5, training=True)
+            y: torch.Tensor = self.head(made.mean(1, keepdim=True) + h if self.whole else made.cumsum(1))
+            return y
+
+    torch.manual_seed(0)
+    assert {c.status for c in checked(Later(False), WAYS["a tensor"]).checks} == {"passed"}
+    assert [f.code for f in checked(Later(True), WAYS["a tensor"]).errors] == ["GG306"]
