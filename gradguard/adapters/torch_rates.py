@@ -111,7 +111,7 @@ class TorchRates:
         """Whether the optimizer is adaptive and its state is empty."""
         with preserved_rng():
             session = self.training.fresh()
-        return is_adaptive(session.optimizer) and not any(session.optimizer.state.values())
+        return is_adaptive(session.optimizer) and not any(map(_has_seen, session.optimizer.state.values()))
 
     def null_losses(self, batches: Sequence[int], *, seed: int = 0) -> tuple[float, ...]:
         """Losses with every trainable parameter at zero."""
@@ -180,6 +180,13 @@ class BorrowedCurvature(TorchCurvature):
         self.problem.counts.backwards += 1
         with untouched(self.problem.training.scenario.model), preserved_rng():
             return super()._evaluate(create_graph=create_graph)
+
+
+def _has_seen(state: dict[str, Any]) -> bool:
+    """Whether a parameter's state holds anything of a gradient; Adagrad's is made with the optimizer, at step 0."""
+    if "step" in state:
+        return float(state["step"]) > 0
+    return any(bool(value.any()) for value in state.values() if isinstance(value, torch.Tensor))
 
 
 def _factors(schedule: Any, optimizer: Any, steps: int) -> tuple[tuple[float, ...], str]:

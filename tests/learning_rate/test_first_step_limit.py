@@ -141,6 +141,21 @@ class Halved(torch.optim.SGD):
                 p.sub_(0.5 * group["lr"] * buffer)
 
 
+def test_state_that_is_made_with_the_optimizer_is_empty_until_a_step() -> None:
+    from gradguard.adapters.torch_rates import TorchRates
+
+    model = Bowl()
+    with torch.no_grad():
+        model.w.fill_(1.0)
+    optimizer = torch.optim.Adagrad(model.parameters(), lr=0.01)
+    problem = TorchRates(gg.Scenario(model, [None], loss, optimizer=optimizer), Settings(steps=10))
+    assert problem.adaptive()
+    assert measure(problem, Settings(steps=10), {}, ()).groups[0].limit > 0
+    loss(model, None).backward()
+    optimizer.step()
+    assert not TorchRates(gg.Scenario(model, [None], loss, optimizer=optimizer), Settings(steps=10)).adaptive()
+
+
 def test_unknown_optimizer_is_measured() -> None:
     model = Bowl()
     optimizer = Halved(model.parameters(), lr=0.01)
