@@ -4,8 +4,9 @@
 
 *Overshoot*: a plain loop takes 20 steps on the same batch with copies of the net and of its optimizer, from rest (momentum
 zeroed: it would still push along other batches' gradients): which is the lowest rate at which the loss is at some step above
-where it began? Rates are doubled from far below until one does, then bisected to 5 %. Beside the ratio of gradguard's
-first-step limit stands that of what curvature at the start allows, before the steps that gradguard takes to try it.
+where it began? Rates go up by a quarter from far below until one does (single ones above it may not), then the limit is bisected
+to 5 %. Beside the ratio of gradguard's first-step limit stands that of what curvature at the start allows, before the steps that
+gradguard takes to try it.
 *Local* asks the optimizer about that curvature: a copy of the net is moved a little along the sharpest direction, the loss is
 made flat there (its gradient at the start subtracted), and the optimizer takes 12 steps on the same batch: above which rate does
 the deviation grow? (After some training only: an empty state is warmed up by gradguard first.)
@@ -117,13 +118,13 @@ def overshoots(problem: gg.Scenario, lr: float) -> bool:
 
 
 def lowest(fails: Callable[[float], bool], near: float) -> float:
-    """The lowest rate that fails, within 5 %: doubled from a two-thousandth of ``near`` on, then bisected."""
-    high = near / 2048
+    """The lowest rate that fails, within 5 %: steps of 1.25 from a thousandth of ``near`` on, then bisected."""
+    high = near / 1000
     while not fails(high):
-        high *= 2
-        if high > 1e6 * near:
+        high *= 1.25
+        if high > 1e4 * near:
             return math.inf
-    low = high / 2
+    low = high / 1.25
     while high / low > 1.05:
         middle = math.sqrt(low * high)
         low, high = (low, middle) if fails(middle) else (middle, high)

@@ -21,7 +21,8 @@ from gradguard.measurements.curvature import FOLLOWED, Curvature
 __all__ = ["Overshoot", "measure"]
 
 TRIALS = 12
-"""Rates that are tried at most on one side, each twice or half the one before: up to a few thousand times."""
+"""Rates that are tried at most on one side, each twice or half the one before: up to a few thousand times. Single rates may
+hold above ones that overshoot: the limit is the lowest that does."""
 ROUNDOFF = 4e-6
 """A loss that is higher by this part of itself is as high as before: some 32 units in the last place of float32."""
 
@@ -64,7 +65,9 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
             return Unavailable(wanted=Overshoot.name, reason=f"the loss rises at every rate down to {high:.2g} of those set")
         limit = math.sqrt(low * high)
     elif not trials.overshoots(high):
-        if curvature.excited:
+        if trials.overshoots(middle):
+            high = middle
+        elif curvature.excited:
             low, high = trials.up(high)
             limit = math.sqrt(low * high)
     elif predicted == math.inf:
@@ -88,12 +91,15 @@ class _Trials:
         return _risen(losses)
 
     def down(self, high: float) -> tuple[float, float]:
-        """From a factor that overshoots to the first half of it that does not; 0 and the last where all do."""
+        """From a factor that overshoots, by halves, to the first two neighbours that do not; 0 and the last without any."""
+        lower = high
         for _ in range(TRIALS):
-            if not self.overshoots(high / 2.0):
-                return high / 2.0, high
-            high /= 2.0
-        return 0.0, high
+            lower /= 2.0
+            if self.overshoots(lower):
+                high = lower
+            elif lower < high / 2.0:
+                break
+        return (high / 2.0 if lower < high else 0.0), high
 
     def up(self, low: float) -> tuple[float, float]:
         """From a factor that does not overshoot to the first double of it that does; infinity where none does."""

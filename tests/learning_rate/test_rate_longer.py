@@ -54,7 +54,7 @@ class Orders(Formula):
         self.path = lambda factor, step: 9.0 if step < 4 else end
         return super().attempt(steps, factor=factor, batches=batches)
 
-    normalised = point = adaptive = along = split_loss = Formula.run
+    follow = normalised = point = adaptive = along = split_loss = Formula.run
     blocks, counts, notes = (), Counts(), ()
 
 
