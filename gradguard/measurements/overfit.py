@@ -13,6 +13,8 @@ from gradguard.adapters.observing_base import Observable, OutputFacts
 from gradguard.adapters.rates_base import RateProblem
 from gradguard.finding import Table
 from gradguard.measurements.base import Evidence, Measurement, Unavailable, the
+from gradguard.measurements.curvature import Curvature
+from gradguard.measurements.overshoot import Overshoot
 from gradguard.measurements.rate_observation import RateObservation
 
 __all__ = ["OneBatch", "Overfit", "measure"]
@@ -72,7 +74,10 @@ class Overfit(Measurement):
 
 
 def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tuple[str, ...]) -> Measurement:
-    """At most three runs on the first batch; none where the short runs over all batches show that something is learnt."""
+    """At most three runs on the first batch, one of them at the best rate seen, or below the first-step limit.
+
+    None where the short runs over all batches show that something is learnt.
+    """
     if not isinstance(problem, RateProblem):
         return Unavailable(wanted=Overfit.name, reason="no training run: there is no optimizer")
     observed: RateObservation | None = the(evidence, RateObservation)
@@ -80,13 +85,16 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
         return Unavailable(wanted=Overfit.name, reason="every learning rate is 0")
     if observed.broken:
         return Unavailable(wanted=Overfit.name, reason=observed.broken)
+    if observed.peak[0] == 0:
+        return Unavailable(wanted=Overfit.name, reason="the schedule holds the learning rate at 0")
     trainable = sum(p.size for p in problem.training.parameters if p.trainable)
     best = observed.best
     first = _facts(problem, "start", settings)
     level = float(np.mean(best.before)) if best is not None and best.before else math.nan
     if best is not None and _learnt(best.gain, best.error, level, first):
         return Overfit(runs=(), learnt=f"lr {best.lr:.3g} gains {best.gain:.3g} of {level:.3g} on all batches")
-    factors = [1.0, *([best.factor] if best is not None and best.factor != 1.0 else []), 0.1]
+    low = best.factor if best is not None else _below(evidence, min(run.factor for run in observed.runs))
+    factors = [1.0, *([low] if low not in (None, 1.0) else []), 0.1]
     runs: list[OneBatch] = []
     for factor in factors[:3]:
         runs.append(_one(problem, factor, observed, settings))
@@ -98,6 +106,17 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
         start=first.data_loss, prior=first.prior, trainable=trainable, samples=first.samples, objective=problem.objective,
         path=problem.path,
     )
+
+
+def _below(evidence: Evidence, lowest: float) -> float | None:
+    """Half of the first-step limit, where every rate that was tried is above it: then none of them says what can be learnt."""
+    curvature: Curvature | None = the(evidence, Curvature)
+    overshoot: Overshoot | None = the(evidence, Overshoot)
+    limit = min(
+        curvature.factor if curvature is not None else math.inf,
+        overshoot.limit if overshoot is not None and overshoot.limit > 0 else math.inf,
+    )
+    return limit / 2 if 0 < limit < lowest else None
 
 
 def _learnt(gain: float, error: float, level: float, first: OutputFacts) -> bool:

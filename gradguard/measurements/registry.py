@@ -36,6 +36,7 @@ MEASUREMENTS: dict[str, str] = {
     "gentler_run": "gentler_run:measure",
     "rate_observation": "rate_observation:measure",
     "rate_longer": "rate_longer:measure",
+    "loop_plan": "loop_plan:measure",
     "curvature": "curvature:measure",
     "overshoot": "overshoot:measure",
     "rate_table": "rate_table:measure",

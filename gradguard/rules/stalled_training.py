@@ -6,11 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from gradguard.errors import UsageError
 from gradguard.finding import Finding, Outcome, Request
 from gradguard.measurements.base import Evidence, the
+from gradguard.measurements.loop_plan import LoopPlan
 from gradguard.measurements.overfit import Overfit
 from gradguard.measurements.rate_longer import LongerRun
 from gradguard.measurements.rate_observation import RateObservation
@@ -26,6 +25,8 @@ BETTER = {"cross_entropy": 0.95, "bce": 0.95, "mse": 0.9, "absolute": 0.95}
 """Predictions above this share of the best constant guess's loss are no better than that guess."""
 GUESS, CLEARLY = 0.95, 0.75
 """The same for one batch, and what is clearly better."""
+BINDS = 1e-2
+"""A norm below this part of the gradient's own is what sets the size of every step."""
 FAR_BELOW = 99.0
 """"Far below" is by a factor of a hundred: within ten, it is a matter of taste."""
 TOO_LOW = "the learning rate is far below what this model could take"
@@ -49,6 +50,8 @@ class StalledTraining(Rule):
         after 200 steps the predictions are no better than guessing, the second half brought no progress, and the weights
         moved by less than 0.2 %, from where they were at the start, or since the rate fell to a hundredth. A rate that is
         still rising is a warm-up.
+        A schedule that holds the rate at 0, or ends before every batch was seen once while its largest rate would go on to
+        learn far more, is named as the cause; so is a norm that gradients are clipped to far below their own.
 
     Why is this bad:
         Such a run looks like a model that cannot learn; the architecture gets the blame.
@@ -76,7 +79,7 @@ class StalledTraining(Rule):
     code: ClassVar[str] = "GG403"
     slug: ClassVar[str] = "stalled-training"
     needs: ClassVar[tuple[str, ...]] = ("rate_observation",)
-    optional: ClassVar[tuple[str, ...]] = ("overfit",)
+    optional: ClassVar[tuple[str, ...]] = ("overfit", "loop_plan")
 
     stalled: float = 0.01
     confirmed: float = 0.02
@@ -105,12 +108,15 @@ class StalledTraining(Rule):
     def judge(self, evidence: Evidence) -> Outcome:
         """An error where nothing moves at this rate and much at a larger one."""
         observed: RateObservation = the(evidence, RateObservation)
+        plan: LoopPlan | None = the(evidence, LoopPlan)
         run = observed.own
         if run is None:
             return self.outcome([self._zero(observed)])
         findings = self._zero_groups(observed)
         if observed.broken:
             return Outcome(status="skipped", reason=observed.broken)
+        if (held := self._held_at_zero(observed, plan)) is not None:
+            return self.outcome([held])
         if observed.objective != "supervised" or verdict(run, observed.runs, observed.worth, RateLimits()):
             return self.outcome(findings)
         better = self._guessing(observed, observed.predictions)
@@ -118,7 +124,10 @@ class StalledTraining(Rule):
         moves = observed.normalised and run.update_ratio > self.update
         if larger is None:
             return self.outcome([*findings, *([] if moves else self._one_batch(observed, evidence))])
-        ratio = max(run.gain + run.error, 0.0) / larger.gain
+        reference = self._gain(larger, run)
+        if reference <= 0 and moves:
+            return self.outcome(findings)
+        ratio = max(run.gain + run.error, 0.0) / reference if reference > 0 else 0.0
         if ratio >= 10 * self.stalled and better is None:
             return self.outcome(findings, margin=self.stalled / ratio)
         own, failed = run, False
@@ -136,16 +145,54 @@ class StalledTraining(Rule):
         stuck = [] if failed or moves else self._one_batch(observed, evidence)
         if stuck:
             return self.outcome([*findings, *stuck])
+        steps = min(len(own.losses), len(larger.losses))
+        likely, hint = self._cause(run, larger, plan)
         findings.append(
             self.finding(
                 f"at lr {observed.unit:.4g} the loss falls by {max(own.gain, 0.0):.2g} in {len(own.losses)} steps; "
-                f"{larger.factor:.3g} times that rate holds and gains {larger.gain:.2g} in {len(larger.losses)}",
+                f"{larger.factor:.3g} times that rate holds and gains {self._gain(larger, own):.2g} in {steps}",
                 severity="error" if failed else "info", observed=observed.unit, limit=larger.lr,
                 evidence=f"median update / weight {own.update_ratio:.1g} per step, against {larger.update_ratio:.1g}",
-                likely=TOO_LOW, hint=f"lr={larger.lr:.2g}, or what lies between",
+                likely=likely, hint=hint,
             )
         )
         return self.outcome(findings, margin=self.stalled / max(ratio, 1e-12))
+
+    def _held_at_zero(self, observed: RateObservation, plan: LoopPlan | None) -> Finding | None:
+        """Where not the rate but its schedule is what keeps training from going on."""
+        if observed.peak[0] == 0:
+            return self.finding(
+                f"the schedule ({observed.schedule}) holds the learning rate at 0 at every step that was looked at",
+                observed=0.0, likely="a factor that is rounded down to 0, or a scheduler that has run to its end",
+                hint="print the factors of the first steps",
+            )
+        run = observed.own
+        flat = plan.flat if plan is not None and observed.objective == "supervised" else None
+        if plan is None or run is None or flat is None or flat.stopped:
+            return None
+        if verdict(run, observed.runs, observed.worth, RateLimits()) or not self._worthwhile(flat, observed):
+            return None
+        ratio = max(run.gain + run.error, 0.0) / flat.gain
+        if ratio >= RateLimits().reached:
+            return None
+        return self.finding(
+            f"the schedule ({plan.source}) holds the learning rate at nothing from step {plan.end} on: the loss falls by "
+            f"{max(run.gain, 0.0):.2g}; lr {flat.lr:.4g} without it gains {flat.gain:.2g} in {len(flat.losses)} steps",
+            severity="error" if ratio < self.confirmed else "warning", observed=flat.lr, limit=flat.lr,
+            likely="a scheduler made for far fewer steps, or one for epochs that is stepped with every batch",
+            hint="give the schedule the number of optimizer steps; to this check, as a function of the step",
+        )
+
+    def _cause(self, run: RateRun, larger: RateRun, plan: LoopPlan | None) -> tuple[str, str]:
+        """What is likely, and what to do: the rate, or a norm that gradients are clipped to."""
+        if plan is None or plan.clip is None or plan.clip >= BINDS * run.gradient_first:
+            return TOO_LOW, f"lr={larger.lr:.2g}, or what lies between"
+        likely = f"a gradient of norm {run.gradient_first:.2g} is clipped to {plan.clip:.2g}, which sets the size of each step"
+        return likely, "clip to a norm near the gradient's own"
+
+    def _gain(self, larger: RateRun, run: RateRun) -> float:
+        """What a larger rate's run gains within as many steps as another run has."""
+        return larger.gain_after(len(run.losses)) if len(run.losses) < len(larger.losses) else larger.gain
 
     def _one_batch(self, observed: RateObservation, evidence: Evidence) -> list[Finding]:
         """Where no rate learns much of all batches: one batch by heart, at this rate and at a far larger one."""
@@ -186,14 +233,18 @@ class StalledTraining(Rule):
         run, limits = observed.own, RateLimits()
         if run is None:
             return []
-        start = float(np.mean(np.abs(run.before))) if run.before else 0.0
-        start = max(start, observed.worth) if math.isfinite(observed.worth) else start
         return [
             other for other in observed.runs
             if other.factor > run.factor and not verdict(other, observed.runs, observed.worth, limits)
             and (len(other.losses) <= len(run.losses) or other.factor >= FAR_BELOW)  # a longer run gains more for its length
-            and other.gain - other.error > self.worthwhile * start and other.movement > self.moved
+            and self._worthwhile(other, observed)
         ]
+
+    def _worthwhile(self, other: RateRun, observed: RateObservation) -> bool:
+        """Whether a run gains something worth having, by moving the weights."""
+        start = observed.own.level if observed.own is not None else 0.0
+        start = max(start, observed.worth) if math.isfinite(observed.worth) else start
+        return other.gain - other.error > self.worthwhile * start and other.movement > self.moved
 
     def _zero(self, observed: RateObservation) -> Finding:
         return self.finding(

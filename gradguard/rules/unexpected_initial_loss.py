@@ -9,15 +9,20 @@ from typing import ClassVar
 import numpy as np
 
 from gradguard.errors import UsageError
-from gradguard.finding import Finding, Outcome, Severity
+from gradguard.finding import Finding, Outcome, Request, Severity
 from gradguard.measurements.base import Evidence, the
 from gradguard.measurements.initial_loss import InitialLoss
+from gradguard.measurements.rate_longer import LongerRun
 from gradguard.measurements.rate_observation import RateObservation
+from gradguard.measurements.rate_search import LONGER
 from gradguard.measurements.rate_verdict import RateLimits, RateRun, scale_of, verdict
 from gradguard.rules.base import Rule
 
 __all__ = ["UnexpectedInitialLoss"]
 
+GUESS, CLEARLY = 0.95, 0.75
+"""Losses above the first share of what guessing the labels' distribution gives are no better than that; below the second,
+something is learnt."""
 FELL = 0.1
 """A loss that falls by this part in a short run is on its way down: how far it gets is a matter of steps."""
 
@@ -29,8 +34,9 @@ class UnexpectedInitialLoss(Rule):
     What it does:
         Compares the loss before training with log(classes), the cross-entropy of a uniform guess (log 2 for binary
         cross-entropy), and a batch's loss with those of its halves: a mean is their mean, a sum their sum. Both are
-        warnings, and errors where the short run at the user's rate shows a consequence: it blew up, or it is still above
-        the guess at its end and has not fallen by a tenth. A loss or a gradient that is not finite before any step is an
+        warnings, and errors where the short run at the user's rate shows a consequence: it blew up; or it is still above
+        the guess at its end and has not fallen by a tenth; or it fell to the guess and stays there, in a run six times as
+        long, too, where a lower rate learns. A loss or a gradient that is not finite before any step is an
         error: no rate helps. So is a loss of exactly 0 that stays 0 with all weights at 0,
         and has no gradient.
 
@@ -75,7 +81,14 @@ class UnexpectedInitialLoss(Rule):
             return self.outcome([self._broken(broken or f"the mean loss of the first batches is {first.loss}")])
         if first.loss == 0.0 and first.null == 0.0 and not first.gradient > 0:
             return self.outcome([self._nothing()])
-        findings = [*self._sum(first, observed), *self._far(first, observed)]
+        lower = self._only_guesses(first, observed, None)
+        longer: LongerRun | None = the(evidence, LongerRun)
+        if lower is not None and longer is None and LongerRun.name not in evidence:
+            reason = f"the loss ends at that of a guess, where lr {lower.lr:.3g} learns"
+            return Outcome(status="inconclusive", reason=reason, requests=(Request(measurement=LongerRun.name),))
+        if lower is not None:
+            lower = self._only_guesses(first, observed, longer) if longer is not None else None
+        findings = [*self._sum(first, observed), *self._far(first, observed, lower)]
         known = math.isfinite(first.uniform) and math.isfinite(first.data_loss)
         margin = first.data_loss / (self.factor * first.uniform + 1.0) if known else None
         if not known and first.split is None:
@@ -121,26 +134,52 @@ class UnexpectedInitialLoss(Rule):
             )
         ]
 
-    def _far(self, first: InitialLoss, observed: RateObservation | None) -> list[Finding]:
+    def _only_guesses(
+        self, first: InitialLoss, observed: RateObservation | None, longer: LongerRun | None
+    ) -> RateRun | None:
+        """Where the run at the user's rate fell from far above the guess to the guess: the lower rate that learns more."""
+        run = observed.own if observed is not None else None
+        if observed is None or run is None or not self._wide(first):
+            return None
+        seen, run = (longer.predictions, longer.run) if longer is not None else (observed.predictions, run)
+        learns = not seen.after > GUESS * seen.prior or _end(first, run) < CLEARLY * seen.prior  # rare large losses aside
+        if not seen.prior > 0 or run.stopped or learns:
+            return None
+        lower = [one for one in observed.runs if one.factor < 1.0 and not one.stopped and one.losses]
+        learnt = [one for one in lower if _end(first, one) < CLEARLY * seen.prior]
+        return max(learnt, key=lambda one: one.factor, default=None)
+
+    def _wide(self, first: InitialLoss) -> bool:
+        return first.data_loss > self.factor * first.uniform + 1.0
+
+    def _far(self, first: InitialLoss, observed: RateObservation | None, lower: RateRun | None) -> list[Finding]:
         if not first.data_loss > self.warn * first.uniform:
             return []
         run = observed.own if observed is not None else None
-        end = float(np.median(run.losses[run.tail])) if run is not None and run.losses else math.nan
-        after = end - first.loss + first.data_loss
+        after = _end(first, run) if run is not None else math.nan
         far = after > self.warn * first.uniform and not after < (1 - FELL) * first.data_loss
         stays = run is not None and bool(run.stopped or far)
-        failed = first.data_loss > self.factor * first.uniform + 1.0 and stays
         guess = f"log({first.classes})" if first.kind in ("cross_entropy", "nll") else "log(2)"
+        ends = f"after {len(run.losses)} steps: {after + first.loss - first.data_loss:.4g}" if run is not None else ""
+        hint = "scale the output layer's initialisation down; standardise the inputs"
+        if lower is not None:
+            ends = f"{ends}, which is a guess, and no better after {LONGER} times as many; lr {lower.lr:.3g} learns more"
+            hint = f"{hint}; or lr={lower.lr:.2g}"
         return [
             self.finding(
                 f"the loss before training is {first.data_loss:.4g}, {first.data_loss / first.uniform:.3g} times that of a "
                 f"uniform guess, {guess} = {first.uniform:.4g}",
-                severity="error" if failed else "warning", observed=first.data_loss, limit=self.factor * first.uniform + 1.0,
-                evidence=f"after {len(run.losses)} steps: {end:.4g}" if run is not None else "",
-                likely="weights or data on too large a scale, or labels that do not belong to these inputs",
-                hint="scale the output layer's initialisation down; standardise the inputs",
+                severity="error" if self._wide(first) and (stays or lower is not None) else "warning",
+                observed=first.data_loss, limit=self.factor * first.uniform + 1.0, evidence=ends,
+                likely="weights or data on too large a scale, or labels that do not belong to these inputs", hint=hint,
             )
         ]
+
+
+def _end(first: InitialLoss, run: RateRun) -> float:
+    """The median loss over the end of a run, without what regularisers added before training."""
+    end = float(np.median(run.losses[run.tail])) if run.losses else math.nan
+    return end - first.loss + first.data_loss
 
 
 def _blew_up(observed: RateObservation | None) -> bool:

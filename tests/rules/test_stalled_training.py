@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import gradguard as gg
+from gradguard.measurements.loop_plan import LoopPlan
 from gradguard.measurements.overfit import OneBatch, Overfit
 from gradguard.measurements.rate_longer import LongerRun
 from gradguard.measurements.rate_observation import RateObservation
@@ -141,3 +142,44 @@ def test_one_batch_decides_where_no_short_run_learns() -> None:
     assert rule.check({"rate_observation": measured, "overfit": one_batch(0.4999, 0.49)}).status == "passed"
     assert rule.check({"rate_observation": measured, "overfit": one_batch(0.4999, 0.1, math.nan)}).status == "failed"
     assert rule.check({"rate_observation": measured, "overfit": one_batch(0.3, 0.1, math.nan)}).status == "passed"
+
+
+def test_a_schedule_that_is_0_at_every_step_is_the_cause() -> None:
+    still = observed(run(1.0, 2.3, movement=0.0), peak=(0.0, 0), schedule="LambdaLR")
+    (finding,) = StalledTraining().check({"rate_observation": still}).findings
+    assert finding.severity == "error"
+    assert finding.message == "the schedule (LambdaLR) holds the learning rate at 0 at every step that was looked at"
+
+
+def test_a_schedule_that_ends_before_anything_is_learnt_is_the_cause() -> None:
+    ended = observed(run(1.0, 2.29), run(10.0, 2.28), peak=(1.0, 0), schedule="StepLR")
+    plan = LoopPlan(source="StepLR", end=3, flat=run(1.0, 0.5))
+    rule = StalledTraining()
+    (finding,) = rule.check({"rate_observation": ended, "loop_plan": plan}).findings
+    assert finding.severity == "error"
+    assert finding.message.startswith("the schedule (StepLR) holds the learning rate at nothing from step 3 on: ")
+    learnt = replace(ended, runs=(run(1.0, 2.0), run(10.0, 2.0)))
+    nothing = replace(plan, flat=run(1.0, 2.29))
+    little = replace(ended, runs=(run(1.0, 2.2), run(10.0, 2.2)))
+    assert [f.severity for f in rule.check({"rate_observation": little, "loop_plan": plan}).findings] == ["warning"]
+    for measured, other in ((learnt, plan), (ended, nothing), (replace(ended, objective="reinforcement"), plan)):
+        assert not rule.check({"rate_observation": measured, "loop_plan": other}).findings
+
+
+@pytest.mark.parametrize(("clip", "likely"), [(1e-6, "a gradient of norm 0.5 is clipped to 1e-06"), (0.4, "the learning rate is")])
+def test_clipping_far_below_the_gradient_is_named(clip: float, likely: str) -> None:
+    own = run(1.0, 2.2999, gradient_first=0.5)
+    measured = observed(own, run(1e6, 0.1), low=1e6)
+    evidence: dict[str, Any] = {"rate_observation": measured, "rate_longer": LongerRun(run=own), "loop_plan": LoopPlan(clip=clip)}
+    (finding,) = StalledTraining().check(evidence).findings
+    assert finding.severity == "error"
+    assert finding.likely.startswith(likely)
+
+
+def test_gains_are_compared_after_as_many_steps() -> None:
+    long = run(100.0, 1.2, 0.1)
+    long = replace(long, losses=(*long.losses, *(0.1,) * 200), before=(2.3,) * (len(long.losses) + 200))
+    assert not judge(observed(run(1.0, 2.0), long, low=100.0)).findings  # 0.19 of 1.9, all that the longer run gains 2.2
+    (finding,) = judge(observed(run(1.0, 2.25), long, low=100.0)).findings
+    assert finding.severity == "info"
+    assert finding.message.endswith("gains 1.9 in 40")

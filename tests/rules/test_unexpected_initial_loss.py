@@ -10,6 +10,8 @@ import pytest
 import gradguard as gg
 from gradguard.adapters.rates_base import SplitLoss
 from gradguard.measurements.initial_loss import InitialLoss
+from gradguard.measurements.rate_longer import LongerRun
+from gradguard.measurements.rate_predictions import Predictions
 from gradguard.rules.unexpected_initial_loss import UnexpectedInitialLoss
 from tests.rules.rates import observed, run
 
@@ -113,3 +115,30 @@ def test_a_head_of_zeros_under_a_reward_has_a_loss_of_0_and_a_gradient(factor: f
         optimizer=torch.optim.SGD(model.parameters(), lr=0.01), select="GG404",
     )
     assert [f.code for f in report.findings] == errors
+
+
+def guessing(after: float) -> Predictions:
+    return Predictions(kind="cross_entropy", before=40.0, after=after, prior=2.3)
+
+
+@pytest.mark.parametrize(
+    ("lower", "longer", "severity"),
+    [(0.8, 2.3, "error"), (2.25, 2.3, "warning"), (0.8, 0.9, "warning")],
+    ids=["a lower rate learns", "none learns", "it learns later"],
+)
+def test_a_wide_start_that_falls_to_the_guess_and_stays(lower: float, longer: float, severity: str) -> None:
+    own = run(1.0, 2.3, 2.3, 2.3, 2.3, start=40.0)
+    below = run(0.1, lower, lower, lower, lower, start=40.0)
+    evidence: dict[str, Any] = {"rate_observation": observed(below, own, predictions=guessing(2.3))}
+    if lower < 1.0:
+        assert judge(first(40.0), **evidence).requests
+    evidence["rate_longer"] = LongerRun(run=own, predictions=guessing(longer))
+    (finding,) = judge(first(40.0), **evidence).findings
+    assert finding.severity == severity
+    assert ("which is a guess" in finding.evidence) == (severity == "error")
+
+
+def test_rare_large_losses_are_no_guess() -> None:
+    """The mean over predictions is that of a guess because of a few, where the median has learnt."""
+    evidence = {"rate_observation": observed(run(0.1, 0.5, 0.5, start=40.0), run(1.0, 0.5, 0.5, 0.5, start=40.0), predictions=guessing(2.3))}
+    assert [f.severity for f in judge(first(40.0), **evidence).findings] == ["warning"]
