@@ -2,7 +2,7 @@
 
     python -m benchmarks.learning_rate.cost [--large]
 
-The last columns are the times of the first-step limit and of the training limit over that of the range test, which is taken
+Gradients are those of curvature, and those of the first steps that try what it predicts. The last columns are the times of the first-step limit and of the training limit over that of the range test, which is taken
 between and after them in the same process.
 """
 
@@ -21,7 +21,10 @@ from benchmarks.learning_rate.commit import commit_line
 from benchmarks.learning_rate.nets import NETS, OPTIMIZERS, scenario
 from gradguard.adapters.base import Settings
 from gradguard.adapters.torch_rates import TorchRates
+from gradguard.measurements.curvature import Curvature
 from gradguard.measurements.curvature import measure as curvature
+from gradguard.measurements.overshoot import Overshoot
+from gradguard.measurements.overshoot import measure as overshoot
 from gradguard.measurements.rate_observation import RateObservation
 from gradguard.measurements.rate_observation import measure as observe
 
@@ -78,6 +81,9 @@ def row(name: str, problem: gg.Scenario, steps: int) -> None:
     before = peak()
     begun = time.perf_counter()
     found = curvature(rates, settings, {}, ())
+    tried = overshoot(rates, settings, {"curvature": found}, ())
+    assert isinstance(found, Curvature)
+    assert isinstance(tried, Overshoot)
     curved = time.perf_counter() - begun
     grown = peak() - before
     sweep = [timed_range_test(problem)]
@@ -88,7 +94,7 @@ def row(name: str, problem: gg.Scenario, steps: int) -> None:
     sweep.append(timed_range_test(problem))
     reference = sum(sweep) / 2
     print(
-        f"| {name} | {size:,} | {found.products} | {found.evaluations} | {curved:.2f} | {found.vectors} | {grown / (4e-6 * size):.0f} "
+        f"| {name} | {size:,} | {found.products} | {found.evaluations} + {tried.gradients} | {curved:.2f} | {found.vectors} | {grown / (4e-6 * size):.0f} "
         f"| {runs_of(observed)} | {ran:.2f} | {reference:.2f} | {curved / reference:.1f} | {ran / reference:.1f} |",
         flush=True,
     )

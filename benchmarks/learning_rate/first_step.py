@@ -148,6 +148,21 @@ def double(problem: gg.Scenario) -> gg.Scenario:
     return replace(problem, batches=batches)
 
 
+def prepared(net: Net, name: str, *, warm: int, single: bool = False) -> gg.Scenario:
+    """A net and its optimizer after some steps of training."""
+    torch.manual_seed(0)
+    model = net.build()
+    given = gg.Scenario(model, net.batches(128), net.loss, optimizer=EVERY[name](model.parameters(), RATE[name]))
+    return warmed(given if single else double(given), warm)
+
+
+def limits_of(given: gg.Scenario) -> dict[str, Any]:
+    """gradguard's row of the table ``learning_rate``."""
+    report = check_learning_rate(given.model, given.batches, loss=given.loss, optimizer=given.optimizer, steps=8, select="GG401")
+    (row,) = report.table_rows("learning_rate")
+    return row
+
+
 def pairs_of(arguments: argparse.Namespace) -> Iterator[tuple[Net, str]]:
     """The nets and optimizers that are asked for."""
     if arguments.held_out is not None:
@@ -175,14 +190,8 @@ def main() -> None:
     nets = set()
     for net, name in pairs_of(arguments):
         begun = time.perf_counter()
-        torch.manual_seed(0)
-        model = net.build()
-        given = gg.Scenario(model, net.batches(128), net.loss, optimizer=EVERY[name](model.parameters(), RATE[name]))
-        given = warmed(given if arguments.float32 else double(given), arguments.warm)
-        report = check_learning_rate(
-            given.model, given.batches, loss=given.loss, optimizer=given.optimizer, steps=8, select="GG401"
-        )
-        (row,) = report.table_rows("learning_rate")
+        given = prepared(net, name, warm=arguments.warm, single=arguments.float32)
+        row = limits_of(given)
         curvature, limit = row["curvature_limit"], row["first_step_limit"]
         near = math.nan
         if arguments.warm and not arguments.float32:
