@@ -192,8 +192,8 @@ def range_test(
     """What each of 13 rates, a thousandth to a thousand times the optimizer's, gains in ``steps`` steps from this state.
 
     Each rate is run three times on a copy, with other orders of batches; ``points`` are the gains with their spread,
-    ``suggestion`` the lowest rate that holds in all its runs and gains nine tenths of the best. As text:
-    :func:`gradguard.rendering.rates.render_rates`.
+    ``suggestion`` the lowest rate that gains nine tenths of the best, of those that hold in most of their runs and in three
+    more, six times as long. As text: :func:`gradguard.rendering.rates.render_rates`.
 
     Raises:
         UsageError: as for :func:`check_learning_rate`, or every rate is 0.

@@ -22,12 +22,20 @@ def render_rates(test: RangeTest) -> str:
     lines = [f"{'lr':>9}  {'gain':>9}  0{'':{WIDTH - 1}}{largest:.3g}"]
     for point in points:
         mark = "" if point.holds == point.runs else f"  diverges in {point.runs - point.holds} of {point.runs}"
+        if point.lost:
+            mark = f"  {point.lost} of {point.runs} longer runs diverge"
         if suggestion is not None and point.lr == suggestion.lr:
             mark = "  <- suggested"
         shown = f"{point.gain:9.3g}" if point.holds else "        -"
         lines.append(f"{point.lr:9.3g}  {shown}  {_bar(point.gain, point.low, point.high, largest):{WIDTH}}{mark}")
     if suggestion is None:
-        lines.append("no rate holds in every run and lowers the loss")
+        lower = not any(p.lasts for p in points)
+        lines.append("every rate diverges: test again from a lower one" if lower else "no rate holds and lowers the loss")
+    elif suggestion.lr == points[-1].lr:
+        lines.append(f"the highest rate gains the most: test again from lr {suggestion.lr:.2g}")
+    moving = [(index, rate) for index, rate in enumerate(test.rates) if rate > 0]
+    if len({rate for _, rate in moving}) > 1:
+        lines.append(f"lr is that of group {moving[0][0]}, set to {moving[0][1]:.3g}; the other groups' are scaled with it")
     return "\n".join(lines)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 import gradguard as gg
@@ -13,7 +15,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("sklearn")
 
 from gradguard.learning_rate import range_test  # noqa: E402  (tests of it need torch)
-from tests.learning_rate.programs import likelihood, two_layers  # noqa: E402
+from tests.learning_rate.programs import digits, likelihood, two_layers  # noqa: E402
 
 
 def test_digits() -> None:
@@ -28,7 +30,9 @@ def test_digits() -> None:
     assert points[-1].holds == 0
     assert found.suggestion is not None
     assert 0.03 < found.suggestion.lr < 2.0
-    assert len(found.tables()["rates"]) == 39
+    assert len(found.longer) in (3, 6, 9, 12)
+    assert len(found.tables()["rates"]) == 39 + len(found.longer)
+    assert all(run.lr == found.suggestion.lr for run in found.longer[-3:])
 
 
 def test_negative_losses_do_not_trick_it() -> None:
@@ -56,6 +60,50 @@ def test_picture() -> None:
         "        1       1.35  ########################################",
         "       10          -                                            diverges in 2 of 2",
     ]
+
+
+def test_a_rate_whose_longer_run_is_lost_is_not_suggested() -> None:
+    long = RateRun(factor=0.1, lr=0.1, seed=1, losses=(2.3,) * 30 + (9.0,) * 30, before=(2.3,) * 60, long=True)
+    found = replace(typed(), longer=(long,))
+    assert found.suggestion is not None
+    assert found.suggestion.lr == 0.01
+    assert render_rates(found).splitlines()[2].endswith("  1 of 2 longer runs diverge")
+    held = replace(long, losses=(1.0,) * 60)
+    assert replace(found, longer=(held,)).suggestion == typed().suggestion
+
+
+def test_single_orders_of_a_short_run_do_not_decide() -> None:
+    """Of three orders one ends worse by chance: with batches of one sample, at every rate."""
+    runs = [
+        RateRun(factor=lr, lr=lr, seed=seed, losses=(2.3 + (0.2 if seed == 1 else -1.0) * lr,) * 20, before=(2.3,) * 20)
+        for seed in range(3) for lr in (0.1, 0.5, 1.0)
+    ]
+    one = RangeTest(runs=tuple(runs), worth=0.0)
+    assert one.suggestion is not None
+    assert one.suggestion.lr == 1.0
+    two = RangeTest(runs=tuple(replace(run, losses=(2.5,) * 20) if run.seed == 2 else run for run in runs), worth=0.0)
+    assert two.suggestion is None
+
+
+def test_what_to_do_where_the_range_is_too_narrow() -> None:
+    lost = tuple(replace(run, stopped="the loss is not finite at step 3") for run in typed().runs)
+    assert render_rates(replace(typed(), runs=lost)).endswith("every rate diverges: test again from a lower one")
+    rising = tuple(run for run in typed().runs if run.lr < 1.0)
+    assert render_rates(replace(typed(), runs=rising)).endswith("the highest rate gains the most: test again from lr 0.1")
+
+
+def test_groups_with_rates_of_their_own_are_told() -> None:
+    found = replace(typed(), rates=(0.0, 0.1, 0.3))
+    assert render_rates(found).endswith("lr is that of group 1, set to 0.1; the other groups' are scaled with it")
+    assert "group" not in render_rates(replace(typed(), rates=(0.1, 0.1)))
+
+
+def test_batches_of_one() -> None:
+    torch.manual_seed(0)
+    scenario = two_layers(0.01)
+    found = range_test(scenario.model, digits(1)[:400], loss=scenario.loss, optimizer=scenario.optimizer)
+    assert found.suggestion is not None
+    assert 5e-3 < found.suggestion.lr < 0.2
 
 
 def test_limits_in_the_text() -> None:
