@@ -231,6 +231,8 @@ class OutputFacts:
     normalised: bool | None = None
     """Predictions of a likelihood are logarithms of probabilities that sum to 1; None where they need not be."""
     source: str = ""
+    negated: bool = False
+    """What is minimised is the negative of this loss, and nothing else."""
 
     @property
     def least_spread(self) -> float:

@@ -75,6 +75,11 @@ class Session:
         """The optimizer's groups; none where there is no optimizer."""
         return list(getattr(self.optimizer, "param_groups", []))
 
+    @property
+    def maximised(self) -> bool:
+        """The optimizer climbs."""
+        return any(group.get("maximize") for group in self.groups)
+
     def loss(self, batch: Any, index: int = 0) -> torch.Tensor:
         """The user's loss of one batch, a tensor of one entry.
 

@@ -298,7 +298,7 @@ def predictions_of(loss: torch.Tensor, output: torch.Tensor | None = None) -> Pr
             predicted, labels = saved(node, "self"), saved(node, "target")
             if isinstance(predicted, torch.Tensor) and isinstance(labels, torch.Tensor):
                 own = LOSSES[kind] != "nll" or predicted.ndim < 2 or own_weights(node, predicted.shape[1])
-                return Prediction(LOSSES[kind], predicted.detach(), labels.detach(), own)
+                return Prediction(LOSSES[kind], predicted.detach(), labels.detach(), own, node)
         elif kind in ("Pow", "Abs", "Mul") and output is not None:
             difference = saved(node, "self")
             subtraction = next((p for p in parents(node) if kind_of(p) in ("Sub", "Rsub")), None)
@@ -309,5 +309,5 @@ def predictions_of(loss: torch.Tensor, output: torch.Tensor | None = None) -> Pr
             if len(edges) == 1 and squared and output.is_floating_point() and made_of(parents(subtraction)[0], output):
                 sign = 1.0 if edges[0] == 0 else -1.0
                 labels = output.detach() - sign * difference.detach()
-                return Prediction("absolute" if kind == "Abs" else "mse", output.detach(), labels)
+                return Prediction("absolute" if kind == "Abs" else "mse", output.detach(), labels, node=node)
     return likelihood_of(loss)

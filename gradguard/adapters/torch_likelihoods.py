@@ -30,6 +30,10 @@ class Prediction:
     labels: torch.Tensor
     own_weights: bool = True
     """Some weights belong to one class each. Where scores are products of outputs (contrastive losses), none does."""
+    node: Any = None
+    """The node of the graph that made the loss, or a logarithm of probabilities."""
+    sign: float = 1.0
+    """-1 where it made a logarithm of probabilities, which is to rise."""
 
 
 def constant_factor(node: Any) -> torch.Tensor | None:
@@ -114,7 +118,8 @@ def _gathered(node: Any) -> Prediction | None:
     dim = dim % log_p.ndim
     if dim != axis or index.shape[dim] != 1 or index.numel() * log_p.shape[dim] != log_p.numel():
         return None
-    return Prediction("nll", log_p.movedim(dim, -1).reshape(-1, log_p.shape[dim]), index.detach().reshape(-1))
+    rows = log_p.movedim(dim, -1).reshape(-1, log_p.shape[dim])
+    return Prediction("nll", rows, index.detach().reshape(-1), node=node, sign=-1.0)
 
 
 def _indexed(node: Any) -> Prediction | None:
@@ -128,7 +133,7 @@ def _indexed(node: Any) -> Prediction | None:
         return None
     rows = log_p[tuple(i.detach() for i in indices[:-1])]
     labels = indices[-1].detach()
-    return Prediction("nll", rows, labels) if rows.ndim == 2 and len(rows) == len(labels) else None
+    return Prediction("nll", rows, labels, node=node, sign=-1.0) if rows.ndim == 2 and len(rows) == len(labels) else None
 
 
 def _one_hot(node: Any) -> Prediction | None:
@@ -140,7 +145,7 @@ def _one_hot(node: Any) -> Prediction | None:
     hot = factor.detach().movedim(axis, -1).reshape(-1, factor.shape[axis])
     if not bool(((hot == 0) | (hot == 1)).all()) or not bool((hot.sum(dim=1) == 1).all()):
         return None
-    return Prediction("nll", log_p.movedim(axis, -1).reshape(hot.shape), hot.argmax(dim=1))
+    return Prediction("nll", log_p.movedim(axis, -1).reshape(hot.shape), hot.argmax(dim=1), node=node, sign=-1.0)
 
 
 def weighed_softmax(node: Any) -> Any:

@@ -15,6 +15,7 @@ from gradguard.adapters.padding_base import PaddingFacts
 from gradguard.adapters.torch_batch_parts import SameRows
 from gradguard.adapters.torch_buffers import kept_buffers
 from gradguard.adapters.torch_copies import Session
+from gradguard.adapters.torch_factors import factors_of, negated, rewarded
 from gradguard.adapters.torch_flushed import SCALE, flushed
 from gradguard.adapters.torch_graph import losses_of, predictions_of
 from gradguard.adapters.torch_leaks import leaks_of
@@ -92,7 +93,13 @@ class TorchHealth(TorchTraining):
                     break
                 if loss.requires_grad:
                     losses = losses or confirmed(session, batch, losses_of(loss))
-                    outputs.add(predictions_of(loss, spy.root_output), spy.root_output, batch)
+                    made = predictions_of(loss, spy.root_output)
+                    factors = factors_of(loss, made) if made is not None else None
+                    if rewarded(factors):
+                        outputs.no_labels()
+                    outputs.add(made, spy.root_output, batch)
+                    if made is not None and outputs.negated is not False:
+                        outputs.negated = negated(loss, made, batch, factors, maximised=session.maximised)
                 self._declared(session, batch, outputs)
                 if index == 0:
                     time = self._time(session, spy, loss)

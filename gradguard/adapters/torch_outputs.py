@@ -46,6 +46,10 @@ class Outputs:
         self.sums: list[NDArray[np.float64]] = []
         self.row_order: tuple[tuple[int, ...], ...] = ()
         self.logits, self.own_weights = False, True
+        self.rewarded = False
+        """Samples are weighed by numbers of either sign in some batch: what looks like labels are none."""
+        self.negated: bool | None = None
+        """What is minimised is the negative of the loss, in all batches where that was asked."""
         self.labelled = self.varied = False
         """Labels were seen; those of one batch differ. One label for all samples of each batch wants one output for them."""
 
@@ -60,7 +64,7 @@ class Outputs:
             if self.kept < ROWS:
                 self.rows.append(rows_of(shown))
                 self.kept += len(self.rows[-1])
-        if made is None:
+        if made is None or self.rewarded:
             return
         p, y = made.predicted, made.labels
         if y.ndim and len(y) > 1:
@@ -96,6 +100,13 @@ class Outputs:
         self.labels.append(rows_of(y))
         if y.ndim == 2 and y.shape[1] > 1:
             self.sums.append(y.detach().double().sum(dim=1).cpu().numpy())
+
+    def no_labels(self) -> None:
+        """What looked like labels are none, in no batch: they weigh by a reward."""
+        self.rewarded, self.kind, self.negated = True, "", False
+        self.labelled, self.varied, self.log_p, self.normalised = False, False, None, None
+        for kept in (self.labels, self.losses, self.sums, self.classes):
+            kept.clear()
 
     def add_labels(self, labels: Any) -> None:
         """Labels that the user declared."""
@@ -149,6 +160,7 @@ class Outputs:
             row_order=self.row_order,
             normalised=self.normalised,
             source="declared" if self.declared else self.source,
+            negated=bool(self.negated) and self.varied,
         )
 
     def _constant_label(self, flat: NDArray[np.float64] | None) -> float | None:

@@ -16,7 +16,7 @@ from gradguard.measurements.long_run import LongRun
 from gradguard.measurements.passes import Passes
 from gradguard.measurements.training_run import TrainingRun
 
-__all__ = ["ENOUGH", "LONGER", "PRIOR_SHARE", "Progress", "ignores_its_inputs", "progress"]
+__all__ = ["ENOUGH", "LEAST_PROGRESS", "LONGER", "PRIOR_SHARE", "Progress", "ignores_its_inputs", "progress"]
 
 LONGER = Request(measurement="long_run")
 
@@ -30,6 +30,8 @@ SAYS = 0.02
 """Predictions that would be worse by this part of the prior with other samples' labels say something of their own."""
 STILL = 0.005
 """Progress of the predictions in half of a run, relative to the prior, below which they stand still."""
+UNLEARNT = 1.5
+"""Predictions that are this many times as bad as at first, and as a guess, are being unlearnt."""
 NEAR, CLOSING = 0.01, 0.05
 """Predictions that are above the prior by more than the first part of it, and come nearer by the second part of that
 distance in half of a run, are on their way."""
@@ -107,8 +109,11 @@ def progress(evidence: Evidence) -> Progress:
         return Progress("unclear", f"the loss of a {run.objective} objective need not fall")
     trace = longer.trace if longer is not None else run.trace
     steps = len(trace.steps)
+    look = longer.look if longer is not None else (passes.end if passes is not None else None)
+    outputs = look.outputs if look is not None else None
+    first = passes.start.outputs if passes is not None else None
     if trace.stopped:
-        return Progress("fails", trace.stopped, steps=steps)
+        return Progress("fails", trace.stopped, steps=steps, **_lost(trace.losses, outputs, first))
     start, end = _pair(run, trace.loss_start, trace.loss_end, trace.losses)
     if not (np.isfinite(start).all() and np.isfinite(end).all()) or not start.size:
         return Progress(
@@ -118,8 +123,6 @@ def progress(evidence: Evidence) -> Progress:
         )
     fall, error, scale = _fall(start, end)
     enough = steps >= ENOUGH
-    look = longer.look if longer is not None else (passes.end if passes is not None else None)
-    outputs = look.outputs if look is not None else None
     plateau, moving = False, False
     if trace.loss_middle and trace.loss_end:
         late, late_error, _ = _fall(np.array(trace.loss_middle), end)
@@ -131,15 +134,7 @@ def progress(evidence: Evidence) -> Progress:
         moving, plateau = not still, enough and still
     text = f"loss {start.mean():.4g} -> {end.mean():.4g} in {steps} steps"
     share = fall / scale
-    first = passes.start.outputs if passes is not None else None
-    worse = (
-        outputs is not None
-        and first is not None
-        and outputs.kind == "cross_entropy"
-        and fall > 0.05 * scale
-        and outputs.data_loss > 1.5 * first.data_loss
-        and outputs.data_loss > 1.5 * first.prior
-    )
+    worse = fall > 0.05 * scale and _unlearnt(outputs, first)
     prior, data = (outputs.prior, outputs.data_loss) if outputs is not None else (math.nan, math.nan)
     known = outputs is not None and _known(outputs)
     if known:
@@ -190,6 +185,22 @@ def progress(evidence: Evidence) -> Progress:
     if share >= LEAST_PROGRESS and fall > 2 * error:  # finding the right constant takes a few per cent, and then comes nothing
         return Progress("fails" if plateau else "works" if enough else "unclear", text, **facts)
     return Progress("fails" if enough and fall <= 2 * error and not moving else "unclear", text, **facts)
+
+
+def _unlearnt(outputs: OutputFacts | None, first: OutputFacts | None) -> bool:
+    """Predictions of classes that are far worse than they were, and than a guess."""
+    if outputs is None or first is None or outputs.kind != "cross_entropy":
+        return False
+    return outputs.data_loss > UNLEARNT * max(first.data_loss, first.prior)
+
+
+def _lost(losses: Sequence[float], outputs: OutputFacts | None, first: OutputFacts | None) -> dict[str, Any]:
+    """``worse`` of a run that ended in numbers that are not finite, by what the loss was before."""
+    finite = [loss for loss in losses if math.isfinite(loss)]
+    if len(finite) < 2 or not finite[-1] < finite[0] - 0.05 * abs(finite[0]) or not _unlearnt(outputs, first):
+        return {}
+    assert outputs is not None
+    return {"worse": True, "prior": outputs.prior, "data_loss": outputs.data_loss}
 
 
 def second_half(losses: Sequence[float]) -> tuple[bool, bool]:

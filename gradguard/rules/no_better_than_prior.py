@@ -12,7 +12,7 @@ from gradguard.finding import Finding, Outcome
 from gradguard.measurements.base import Evidence, the
 from gradguard.measurements.long_run import LongRun
 from gradguard.measurements.passes import Passes
-from gradguard.measurements.progress import ENOUGH, LONGER, progress
+from gradguard.measurements.progress import ENOUGH, LEAST_PROGRESS, LONGER, Progress, progress
 from gradguard.measurements.training_run import TrainingRun
 from gradguard.rules.base import Rule
 
@@ -29,7 +29,8 @@ class NoBetterThanPrior(Rule):
         weights moved: training has ended, and nothing was learned. A watched loop is asked the same from its 200th step
         on, by the losses that were recorded: noise that could hide progress keeps it silent, and so do predictions that are
         better than the guess by a hundredth, or worse by as much but better than they were at first. Labels of a classification
-        that are all the same are an error at once: guessing that class is all that there is to learn.
+        that are all the same are an error at once: guessing that class is all that there is to learn. So is a total that is
+        nothing but the loss of the predictions with a factor below 0.
 
     Why is this bad:
         The model has learned the average of the labels and nothing of the inputs.
@@ -67,6 +68,8 @@ class NoBetterThanPrior(Rule):
             found = self._constant(outputs)
             if found is not None:
                 return self.outcome([found])
+        if outputs is not None and outputs.negated and self._descends(run, passes):
+            return self.outcome([self._negated(outputs, consequence)])
         if consequence.worse:
             ascent = self.finding(
                 f"the loss falls while the predictions get worse: {consequence.data_loss:.4g}, "
@@ -93,7 +96,8 @@ class NoBetterThanPrior(Rule):
             began = outputs.data_loss if outputs is not None else np.nan
             fallen = (began - consequence.data_loss) / abs(began) if np.isfinite(began) and began else consequence.fall
             early = len(run.trace.steps) < ENOUGH
-            if early and min(fallen, consequence.fall) > 0.02 and consequence.data_loss < consequence.prior:  # on its way
+            # on its way: down to the guess alone it also comes where there is nothing to learn
+            if early and min(fallen, consequence.fall) > 0.02 and not consequence.guesses:
                 return Outcome(status="passed", reason=f"not yet better than guessing, but falling: {consequence.text}")
             return Outcome(
                 status="passed",
@@ -124,6 +128,31 @@ class NoBetterThanPrior(Rule):
             else "check a few pairs of input and label by hand; lower the penalty",
         )
         return self.outcome([finding])
+
+    @staticmethod
+    def _descends(run: TrainingRun, passes: Passes) -> bool:
+        """The predictions do not get better, and nothing is held fixed.
+
+        An optimizer of the user's may climb; an input that is learnt against a fixed classifier (an attack) climbs on purpose.
+        """
+        trained = run.source == "copy" and all(p.trainable and p.group is not None for p in run.parameters)
+        first, last = passes.start.outputs, passes.end.outputs if passes.end is not None else None
+        better = first is not None and last is not None and last.data_loss < (1 - LEAST_PROGRESS) * first.data_loss
+        return trained and run.objective == "supervised" and not better
+
+    def _negated(self, outputs: OutputFacts, consequence: Progress) -> Finding:
+        name = outputs.kind.replace("_", "-")
+        return self.finding(
+            f"what is minimised is the {name} of the predictions times a number below 0: they are driven from their labels",
+            observed=outputs.data_loss,
+            limit=consequence.prior,
+            step=consequence.steps,
+            pattern="ascent",
+            evidence=f"the derivative of the total with respect to the {name} is below 0, and nothing else is minimised; "
+            f"{consequence.text}",
+            likely="the loss with the wrong sign, or maximize=True",
+            hint="minimise the loss itself; objective= where climbing is meant",
+        )
 
     def _constant(self, outputs: OutputFacts) -> Finding | None:
         two = outputs.kind == "bce" or outputs.width == 2

@@ -71,6 +71,36 @@ def test_a_loss_that_falls_while_predictions_get_worse_has_the_wrong_sign() -> N
     assert outcome.findings[0].pattern == "ascent"
 
 
+def test_predictions_that_got_worse_before_the_loss_was_not_finite_have_the_wrong_sign() -> None:
+    stopped = replace(run((-2.3, -50.0), 50).trace, stopped="the loss is not finite at step 50")
+    for after, found in ((50.0, ["ascent"]), (2.4, [])):
+        ran = replace(longer((-2.3, -50.0), after), trace=stopped)
+        outcome = NoBetterThanPrior().check(evidence(run((-2.31, -2.32), 20), passes(loss=2.3), ran))
+        assert [f.pattern for f in outcome.findings] == found
+
+
+@pytest.mark.parametrize(
+    ("after", "columns", "found"),
+    [
+        (2.31, {}, ["ascent"]),
+        (2.31, {"objective": "adversarial"}, []),
+        (2.0, {}, []),  # an optimizer of the user's that climbs
+        (2.31, {"source": "watch"}, []),
+    ],
+)
+def test_the_negative_of_the_loss_alone(after: float, columns: dict[str, Any], found: list[str]) -> None:
+    looks = passes({"outputs": outputs(2.3, negated=True)}, {"outputs": outputs(after, negated=True)})
+    outcome = NoBetterThanPrior().check(evidence(run((-2.3, -2.31), 20, **columns), looks))
+    assert [f.pattern for f in outcome.findings] == found
+
+
+def test_the_negative_of_the_loss_where_something_is_held_fixed() -> None:
+    looks = passes({"outputs": outputs(negated=True)}, {"outputs": outputs(negated=True)})
+    made = run((-2.3, -2.31), 20)
+    fixed = replace(made, parameters=(replace(made.parameters[0], trainable=False, group=None), *made.parameters[1:]))
+    assert NoBetterThanPrior().check(evidence(fixed, looks)).status == "passed"
+
+
 @pytest.mark.parametrize(
     ("columns", "objective", "status"),
     [
@@ -103,16 +133,19 @@ def test_a_penalty_that_falls_is_no_progress_of_the_predictions(middle: float, e
     assert NoBetterThanPrior().check(evidence(*SHORT, ran)).status == status
 
 
-@pytest.mark.parametrize(("start", "asked"), [(2.3, ["long_run"]), (3.0, [])])
-def test_a_loss_that_falls_without_its_predictions_is_run_for_longer(start: float, asked: list[str]) -> None:
-    looks = passes({"outputs": outputs(start)}, {"outputs": outputs(2.28)})
+@pytest.mark.parametrize(
+    ("start", "end", "asked"),
+    [(2.26, 2.26, ["long_run"]), (3.0, 2.26, []), (3.0, 2.29, ["long_run"])],  # the last came down to the guess, and no further
+)
+def test_a_loss_that_falls_without_its_predictions_is_run_for_longer(start: float, end: float, asked: list[str]) -> None:
+    looks = passes({"outputs": outputs(start)}, {"outputs": outputs(end)})
     outcome = NoBetterThanPrior().check(evidence(run((30.0, 20.0), 20), looks))
     assert [r.measurement for r in outcome.requests] == asked
 
 
 @pytest.mark.parametrize(("steps", "asked"), [(50, []), (300, ["long_run"])])
 def test_a_run_that_was_long_is_not_early(steps: int, asked: list[str]) -> None:
-    falling = evidence(run((2.6, 2.29), steps), passes(start={"outputs": outputs(2.6)}, loss=2.29))
+    falling = evidence(run((2.6, 2.26), steps), passes(start={"outputs": outputs(2.6)}, loss=2.26))
     assert [r.measurement for r in NoBetterThanPrior().check(falling).requests] == asked
 
 
