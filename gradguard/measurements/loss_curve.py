@@ -20,7 +20,7 @@ class CurveShape:
     single steps about the running median, from median deviations. ``drop`` is by how much the last third after the peak
     lies below the third before it (0 where that is within the noise). ``nonfinite`` are the steps whose loss is not finite,
     ``finite_after`` the number of finite steps after the last of them. ``rate_rose``: the rate after the floor exceeds that
-    before it, by this factor.
+    at it, by this factor; ``rate_new``: and the largest until then.
     """
 
     steps: int
@@ -35,6 +35,7 @@ class CurveShape:
     nonfinite: tuple[int, ...] = ()
     finite_after: int = 0
     rate_rose: float = 1.0
+    rate_new: float = 1.0
 
 
 def shape_of(losses: Sequence[float], rates: Sequence[float] = ()) -> CurveShape:
@@ -60,7 +61,8 @@ def shape_of(losses: Sequence[float], rates: Sequence[float] = ()) -> CurveShape
         steps=len(values), first=float(np.median(kept[:width])), floor=float(smooth[floor]), floor_step=floor,
         peak=float(smooth[peak]), peak_step=peak, end=float(np.median(kept[-width:])), noise=spread,
         drop=drop if drop > error else 0.0,
-        nonfinite=tuple(map(int, bad)), finite_after=_after(values, bad), rate_rose=_rose(rates, floor),
+        nonfinite=tuple(map(int, bad)), finite_after=_after(values, bad),
+        rate_rose=_rose(rates, floor, floor), rate_new=_rose(rates, 0, floor),
     )
 
 
@@ -75,8 +77,9 @@ def _after(values: NDArray[np.float64], bad: NDArray[np.int64]) -> int:
     return len(values) - 1 - int(bad[-1]) if len(bad) else len(values)
 
 
-def _rose(rates: Sequence[float], floor: int) -> float:
+def _rose(rates: Sequence[float], start: int, floor: int) -> float:
+    """The largest rate from the floor on against the largest from ``start`` to the floor."""
     if len(rates) <= floor + 1:
         return 1.0
-    before = max(rates[floor], 1e-300)
+    before = max(*rates[start : floor + 1], 1e-300)
     return max(rates[floor:]) / before

@@ -20,6 +20,8 @@ __all__ = ["DivergingLoss"]
 
 LEAP, BEFORE = 100.0, 3
 """A loss that each later step exceeds by the first factor was left for good, where at most so many steps had it."""
+ROSE = 1.5
+"""A rate that is larger by this factor was raised."""
 RECOVERING = 0.1
 """A loss that falls by this part of what it has lost, from one third to the next, is coming back."""
 
@@ -33,7 +35,8 @@ class DivergingLoss(Rule):
         an error unless the loop goes on with finite losses. Smoothed, the end may not lie above the start by half of the
         descent, a twentieth of the loss and three times the noise; nor may every loss after the first one to three be more
         than a hundred times as high, unless it is falling again; nor may it stay above the floor by half of the descent
-        after a spike, unless it is falling again or the rate was raised (a restart).
+        after a spike, unless it is falling again or the rate was raised (a restart; above all rates before, it may not lose
+        the whole descent).
 
     Why is this bad:
         What was learnt is lost, and the run goes on.
@@ -139,15 +142,21 @@ class DivergingLoss(Rule):
         allowed = self.descent * (shape.first - shape.floor) + 3.0 * shape.noise
         lasted = shape.steps - shape.floor_step
         learnt = shape.first - shape.floor > self.level * abs(shape.first) + 3.0 * shape.noise
-        if not (learnt and lost > allowed) or lasted < self.patience or shape.drop > RECOVERING * lost or shape.rate_rose > 1.5:
+        if not (learnt and lost > allowed) or lasted < self.patience or shape.drop > RECOVERING * lost:
             return []
+        all_lost = shape.rate_new > ROSE and lost > shape.first - shape.floor - 3.0 * shape.noise
+        if shape.rate_rose > ROSE and not all_lost:
+            return []
+        likely = "a step that was too large: a rate too high for the curvature by then, or an outlier batch"
+        if all_lost:
+            likely = f"the learning rate, which rose to {shape.rate_new:.3g} times the largest before"
         return [
             self.finding(
                 f"the loss rose from {shape.floor:.4g} at step {shape.floor_step} to {shape.peak:.4g} and "
                 f"stays at {shape.end:.4g}",
                 step=shape.floor_step, observed=shape.end, limit=shape.floor + allowed, total=shape.steps,
                 evidence=f"it began at {shape.first:.4g}; {lost / (shape.first - shape.floor):.0%} of the descent is lost",
-                likely="a step that was too large: a rate too high for the curvature by then, or an outlier batch",
+                likely=likely,
                 hint="clip the gradient, lower the rate, look at the batch of that step",
             )
         ]

@@ -86,6 +86,16 @@ def test_a_restart_explains_a_rise() -> None:
     assert judge(losses).status == "failed"
 
 
+@pytest.mark.parametrize(("rate", "lost", "status"), [(100.0, 2.0, "failed"), (100.0, 1.4, "passed"), (0.14, 2.0, "passed")])
+def test_a_rate_above_all_before_may_not_lose_the_whole_descent(rate: float, lost: float, status: str) -> None:
+    rates = np.where(TIME < 150, 0.1, rate)
+    rates[120:150] = 0.05
+    outcome = judge(FALL + np.where(TIME >= 150, lost, 0.0) + 0.02 * NOISE, rates)
+    assert outcome.status == status
+    if status == "failed":
+        assert outcome.findings[0].likely == "the learning rate, which rose to 1e+03 times the largest before"
+
+
 @pytest.mark.parametrize("objective", ["adversarial", "reinforcement", "metric"])
 def test_objectives_that_do_not_fall(objective: str) -> None:
     assert judge(FIRES["grows"], objective=objective).status == "passed"
