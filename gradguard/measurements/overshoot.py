@@ -20,20 +20,23 @@ from gradguard.measurements.curvature import FOLLOWED, Curvature
 
 __all__ = ["Overshoot", "measure"]
 
-TRIALS = 12
-"""Rates that are tried at most on one side, each twice or half the one before: up to a few thousand times. Single rates may
-hold above ones that overshoot: the limit is the lowest that does."""
+UP, DOWN = 12, 20
+"""How many times the rate is doubled or halved at most. (What is far too high overshoots at once, and costs little.)"""
+AGREES = (-1, 2)
+"""Curvature is believed where the lowest rate that overshoots is one of these numbers of roots of 2 away from it: then the edge,
+which is at most one root of 2 below that rate, is within a factor of two. (With momentum b, the first step from rest overshoots at
+1 / (1 + b) of the limit: at rest nothing pulls back yet.)"""
 ROUNDOFF = 4e-6
 """A loss that is higher by this part of itself is as high as before: some 32 units in the last place of float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Overshoot(Measurement):
-    """The factor on the rates above which the first steps overshoot: seen not to at ``low``, and to at ``high``.
+    """The factor on the rates above which the first steps overshoot: ``high`` is the lowest at which they were seen to, and
+    at ``low`` below it they were not. (Single rates above the lowest may hold.)
 
-    ``predicted`` is what curvature says; ``limit`` is the same where the steps taken do not contradict it by more than a factor
-    of two, else the middle of ``low`` and ``high``. ``ratio`` is the schedule's peak in units of the limit, ``gradients``
-    counts evaluations.
+    ``predicted`` is what curvature says; ``limit`` is the same where the steps taken agree within a factor of two, else the
+    middle of ``low`` and ``high``. ``ratio`` is the schedule's peak in units of the limit, ``gradients`` counts evaluations.
     """
 
     name: ClassVar[str] = "overshoot"
@@ -51,63 +54,59 @@ class Overshoot(Measurement):
 
 
 def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tuple[str, ...]) -> Measurement:
-    """Take the first steps at half and at twice the rate that curvature allows; then farther on the side that disagrees."""
+    """Take the first steps at the rate that curvature allows, and at others until the lowest that overshoots is known."""
     curvature: Curvature | None = the(evidence, Curvature)
     if curvature is None or not isinstance(problem, RateProblem) or not curvature.factor > 0:
         return Unavailable(wanted=Overshoot.name, reason="curvature predicts no limit")
     predicted = curvature.factor
-    trials = _Trials(problem, settings, curvature.batch)
-    middle = predicted if predicted < math.inf else 1.0
-    low, high, limit = middle / 2.0, 2.0 * middle, predicted
-    if trials.overshoots(low):
-        low, high = trials.down(low)
-        if low == 0:
-            return Unavailable(wanted=Overshoot.name, reason=f"the loss rises at every rate down to {high:.2g} of those set")
-        limit = math.sqrt(low * high)
-    elif not trials.overshoots(high):
-        if trials.overshoots(middle):
-            high = middle
-        elif curvature.excited:
-            low, high = trials.up(high)
-            limit = math.sqrt(low * high)
-    elif predicted == math.inf:
-        limit = middle
+    trials = _Trials(problem, settings, curvature.batch, predicted if predicted < math.inf else 1.0)
+    limit, low, high = predicted, predicted, math.inf
+    if curvature.excited or trials.overshoots(0):
+        lowest = trials.lowest()
+        if lowest == -math.inf:
+            return Unavailable(wanted=Overshoot.name, reason="the loss rises at every rate, as far down as was tried")
+        low, high = (trials.factor(half) for half in (lowest - 1, lowest))
+        if not AGREES[0] <= lowest <= AGREES[1] or predicted == math.inf:
+            limit = math.sqrt(low * high) if lowest < math.inf else math.inf
     return Overshoot(
         predicted=predicted, limit=limit, low=low, high=high, ratio=problem.plan.peak[0] / limit, gradients=trials.gradients
     )
 
 
 class _Trials:
-    """The first steps at several rates, on the batch that curvature was measured on."""
+    """The first steps on the batch that curvature was measured on, at factors ``start`` 2^(half / 2) for whole ``half``."""
 
-    def __init__(self, problem: RateProblem, settings: Settings, batch: int) -> None:
-        self.problem, self.seed, self.batch = problem, settings.seed, batch
+    def __init__(self, problem: RateProblem, settings: Settings, batch: int, start: float) -> None:
+        self.problem, self.seed, self.batch, self.start = problem, settings.seed, batch, start
+        self.seen: dict[int, bool] = {}
         self.gradients = 0
 
-    def overshoots(self, factor: float) -> bool:
+    def factor(self, half: float) -> float:
+        """The factor on the rates."""
+        return self.start * math.pow(2.0, half / 2.0)
+
+    def overshoots(self, half: int) -> bool:
         """Whether the batch's loss is above its start after some step, or no number."""
-        losses = self.problem.follow(FOLLOWED, factor=factor, batch=self.batch, seed=self.seed, until=_risen)
-        self.gradients += min(len(losses), FOLLOWED)
-        return _risen(losses)
+        if half not in self.seen:
+            losses = self.problem.follow(
+                FOLLOWED, factor=self.factor(half), batch=self.batch, seed=self.seed, until=_risen
+            )
+            self.gradients += min(len(losses), FOLLOWED)
+            self.seen[half] = _risen(losses)
+        return self.seen[half]
 
-    def down(self, high: float) -> tuple[float, float]:
-        """From a factor that overshoots, by halves, to the first two neighbours that do not; 0 and the last without any."""
-        lower = high
-        for _ in range(TRIALS):
-            lower /= 2.0
-            if self.overshoots(lower):
-                high = lower
-            elif lower < high / 2.0:
-                break
-        return (high / 2.0 if lower < high else 0.0), high
-
-    def up(self, low: float) -> tuple[float, float]:
-        """From a factor that does not overshoot to the first double of it that does; infinity where none does."""
-        for _ in range(TRIALS):
-            if self.overshoots(2.0 * low):
-                return low, 2.0 * low
-            low *= 2.0
-        return low, math.inf
+    def lowest(self) -> float:
+        """The lowest that overshoots, with two neighbours below it that do not; +-infinity where none does, or all do."""
+        first = next((half for half in range(0, 2 * UP + 1, 2) if self.overshoots(half)), None)
+        if first is None:
+            return math.inf
+        lowest = first
+        for half in range(first - 1, -2 * DOWN, -1):
+            if self.overshoots(half):
+                lowest = half
+            elif half == lowest - 2:
+                return lowest
+        return -math.inf
 
 
 def _risen(losses: Sequence[float]) -> bool:
