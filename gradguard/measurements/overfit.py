@@ -11,6 +11,7 @@ import numpy as np
 from gradguard.adapters.base import Problem, Settings
 from gradguard.adapters.observing_base import Observable, OutputFacts
 from gradguard.adapters.rates_base import RateProblem
+from gradguard.adapters.training_base import Trace
 from gradguard.finding import Table
 from gradguard.measurements.base import Evidence, Measurement, Unavailable, the
 from gradguard.measurements.curvature import Curvature
@@ -42,6 +43,10 @@ class OneBatch:
     data_loss: float = math.nan
     prior: float = math.nan
     spread: float = math.nan
+    moved: float = math.nan
+    """The largest change of the loss in the run."""
+    reach: float = math.nan
+    """What the gradient and the update of a median step would make of the loss at most: the sum of their norms' products."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,8 +142,13 @@ def _one(problem: RateProblem, factor: float, observed: RateObservation, setting
         factor=factor, lr=observed.unit * factor, before=float(losses[0]) if len(losses) else math.nan,
         midway=float(means[: max(1, len(means) // 2)].min()), after=float(means.min()), steps=len(losses),
         stopped=trace.stopped, data_loss=facts.data_loss, prior=facts.prior,
-        spread=facts.spread,
+        spread=facts.spread, moved=float(np.abs(losses - losses[0]).max()) if len(losses) else math.nan, reach=_reach(trace),
     )
+
+
+def _reach(trace: Trace) -> float:
+    products = trace.gradient * trace.update
+    return float(np.median(np.nansum(products, axis=1))) if len(products) else math.nan
 
 
 def _facts(problem: RateProblem, state: str, settings: Settings) -> OutputFacts:

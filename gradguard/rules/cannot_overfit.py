@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,6 +15,14 @@ from gradguard.measurements.overfit import OneBatch, Overfit
 from gradguard.rules.base import Rule
 
 __all__ = ["CannotOverfit"]
+
+CONSTANT = 1e-3
+"""A loss whose changes are below this part of what one step would make of it has a gradient that is not its own."""
+
+SURROGATE = (
+    "the loss is the same whatever the weights are, although its gradient is not 0: a surrogate whose value says nothing "
+    "(a policy gradient: declare objective='reinforcement')"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +44,9 @@ class CannotOverfit(Rule):
         Look at the other findings: a cut graph, dead or saturated units, a head that cannot reach the labels.
 
     When it is healthy:
-        A model that is already fitted; a model with fewer parameters than the batch has samples (a warning).
+        A model that is already fitted; a model with fewer parameters than the batch has samples (a warning). A loss that
+        is the same whatever the weights are while its gradient is not 0 (ratios of a policy to itself) says nothing, and is
+        not judged.
 
     Options:
         prior: the part of the best constant guess's loss that must be beaten.
@@ -67,9 +78,11 @@ class CannotOverfit(Rule):
             return Outcome(status="passed", reason=tried.learnt)
         if tried.objective != "supervised":
             return Outcome(status="skipped", reason=f"not judged for objective {tried.objective!r}")
+        whole = [run for run in tried.runs if not run.stopped]
+        if self._constant(tried, whole):
+            return Outcome(status="skipped", reason=SURROGATE)
         if self._fitted(tried):
             return Outcome(status="passed", reason="already fitted")
-        whole = [run for run in tried.runs if not run.stopped]
         if not whole:
             return Outcome(status="skipped", reason=f"no run on one batch stays finite: {tried.runs[0].stopped}")
         if any(run.midway - run.after > self.progress * abs(run.after) and run.after < run.before for run in whole):
@@ -106,6 +119,13 @@ class CannotOverfit(Rule):
         saddle = group.lambda_min < -0.01 * abs(group.lambda_max) - group.error_bar
         where = "a saddle: there is a way down" if saddle else "no direction curves down"
         return [f"curvature at the start from {group.lambda_min:.3g} to {group.lambda_max:.3g}, {where}"]
+
+    @staticmethod
+    def _constant(tried: Overfit, runs: Sequence[OneBatch]) -> bool:
+        """Whole runs, and the weights at 0, changed the loss by next to nothing of what one step's gradient says."""
+        changes = [abs(tried.null - tried.before), *(run.moved for run in runs)]
+        reach = max((run.reach for run in runs), default=math.nan)
+        return reach > 0 and all(change < CONSTANT * reach for change in changes)
 
     def _score(self, run: OneBatch) -> float:
         """1 or more where the run did not beat the guess."""

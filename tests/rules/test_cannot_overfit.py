@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 import gradguard as gg
 from gradguard.measurements.overfit import OneBatch, Overfit
@@ -73,3 +75,56 @@ def test_skipped() -> None:
     assert judge(one(2.3, 2.3), objective="adversarial").status == "skipped"
     with pytest.raises(gg.UsageError, match="GG405 takes prior between 0 and 1"):
         CannotOverfit(prior=2)
+
+
+UNKNOWN = {"start": float("nan"), "prior": float("nan")}
+
+
+@pytest.mark.parametrize(
+    ("moved", "reach", "null", "status"),
+    [
+        (3e-8, 0.01, 1.0, "skipped"),
+        (3e-8, 0.01, 1.0 + 1e-7, "skipped"),
+        (3e-8, 0.0, 1.0, "failed"),  # no gradient: a cut graph, dead units
+        (0.005, 0.01, 1.0, "failed"),  # it moves, and gets nowhere
+        (3e-8, 0.01, 0.9, "failed"),  # rounded weights that do not get past an edge: other weights have another loss
+    ],
+)
+def test_a_loss_that_is_the_same_whatever_the_weights_are(moved: float, reach: float, null: float, status: str) -> None:
+    runs = [one(1.0, 1.0, moved=moved, reach=reach), one(1.0, 1.0, factor=0.1, lr=0.01, moved=0.1 * moved, reach=0.1 * reach)]
+    assert judge(*runs, before=1.0, null=null, **UNKNOWN).status == status
+
+
+def policy(advantage: Any, *, ratio: bool = True, cut: bool = False) -> str:
+    """GG405 of a policy whose ratios are to itself, or of its likelihood alone; ``cut`` is a fault."""
+    generator = torch.Generator().manual_seed(0)
+    x, actions = torch.randn(64, 6, generator=generator), torch.randint(0, 4, (64,), generator=generator)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 4))
+
+    def loss(m: Any, b: Any) -> torch.Tensor:
+        logits = m(b[0])
+        logits = logits.detach() + 0 * logits if cut else logits
+        chosen = logits.log_softmax(1).gather(1, b[1][:, None])[:, 0]
+        made = (chosen - chosen.detach()).exp() if ratio else chosen
+        return -(made * b[2]).mean()
+
+    report = gg.check_learning_rate(
+        model, [(x, actions, advantage(actions))], loss=loss, optimizer=torch.optim.SGD(model.parameters(), lr=1e-2), steps=10
+    )
+    (check,) = [check for check in report.checks if check.code == "GG405"]
+    return check.status
+
+
+def advantages(actions: torch.Tensor) -> torch.Tensor:
+    made = (actions == 0).float()
+    return (made - made.mean()) / made.std()
+
+
+def test_ratios_of_a_policy_to_itself_are_not_judged() -> None:
+    assert policy(advantages) == "skipped"
+
+
+def test_a_policy_without_a_gradient_is_judged() -> None:
+    assert policy(advantages, cut=True) == "failed"
+    assert policy(lambda a: torch.zeros(len(a))) == "failed"
