@@ -177,7 +177,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sample", action="store_true", help="a few small nets only")
-    parser.add_argument("--warm", type=int, default=200, help="steps of training before the limit is asked for")
+    parser.add_argument("--warm", type=int, default=0, help="steps of training before the limit is asked for")
     parser.add_argument("--held-out", type=int, default=None, metavar="SEED", help="nets drawn from this seed on")
     parser.add_argument("--count", type=int, default=40, help="how many are drawn")
     parser.add_argument("--float32", action="store_true", help="single precision, without the local yardstick")
@@ -187,7 +187,7 @@ def main() -> None:
     print("| net | optimizer | lambda_1 | by curvature | local | ratio | first-step limit | overshoot | ratio | gradients | s |")
     print("|---|---|---|---|---|---|---|---|---|---|---|")
     rows: list[tuple[float, float, float]] = []
-    nets = set()
+    nets: dict[str, dict[str, str]] = {}
     for net, name in pairs_of(arguments):
         begun = time.perf_counter()
         given = prepared(net, name, warm=arguments.warm, single=arguments.float32)
@@ -202,12 +202,19 @@ def main() -> None:
         far = lowest(lambda lr, p=given: overshoots(p, lr), limit)
         beside = "- | -" if math.isnan(near) else f"{near:.3g} | {curvature / near:.2f}"
         rows.append((curvature / near, curvature / far, limit / far))
-        nets.add(net.name)
+        nets.setdefault(net.name, {})[name] = f"{limit / far:.2f} ({curvature / far:.2g})"
         print(
             f"| {net.name} | {name} | {row['lambda_max']:.4g} | {curvature:.3g} | {beside} "
             f"| {limit:.3g} | {far:.3g} | {limit / far:.2f} | {row['evaluations']:.0f} | {time.perf_counter() - begun:.0f} |", flush=True,
         )
     print(f"\n{len(rows)} pairs of a net and an optimizer, of {len(nets)} nets, after {arguments.warm} steps of training")
+    if arguments.held_out is None:
+        heads = list(dict.fromkeys(name for cells in nets.values() for name in cells))
+        print("\nfirst-step limit / overshoot (curvature alone / overshoot)\n")
+        print(f"| net | {' | '.join(heads)} |\n|---|{'---|' * len(heads)}")
+        for net_name, cells in nets.items():
+            print(f"| {net_name} | {' | '.join(cells[name] for name in heads)} |")
+        print()
     told("curvature / local", [row[0] for row in rows if not math.isnan(row[0])])
     told("curvature / overshoot", [row[1] for row in rows])
     told("first-step limit / overshoot", [row[2] for row in rows])

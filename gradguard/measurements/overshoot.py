@@ -23,9 +23,9 @@ __all__ = ["Overshoot", "measure"]
 UP, DOWN = 12, 20
 """How many times the rate is doubled or halved at most. (What is far too high overshoots at once, and costs little.)"""
 AGREES = (-1, 2)
-"""Curvature is believed where the lowest rate that overshoots is one of these numbers of roots of 2 away from it: then the edge,
-which is at most one root of 2 below that rate, is within a factor of two. (With momentum b, the first step from rest overshoots at
-1 / (1 + b) of the limit: at rest nothing pulls back yet.)"""
+"""Curvature is believed where the lowest rate that overshoots is from so many to so many roots of 2 away from it: then the
+edge, which is at most one root of 2 below that rate, is within a factor of two. (With momentum b, the first step from rest
+overshoots at 1 / (1 + b) of the limit: at rest nothing pulls back yet.)"""
 ROUNDOFF = 4e-6
 """A loss that is higher by this part of itself is as high as before: some 32 units in the last place of float32."""
 
