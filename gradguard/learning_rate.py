@@ -94,9 +94,9 @@ def check_learning_rate(
     gradients to. Curvature is measured on the first batch, or on ``curvature_batches`` of them, of which the sharpest
     counts. In NumPy ``grad(model, batch)`` mirrors the (nested) dict ``model``, and ``optimizer`` is ``gg.SGD``.
 
-    The table ``learning_rate`` has a row per parameter group: ``first_step_limit``, predicted from curvature, and
-    ``training_limit`` between ``training_low`` and ``training_high``, observed; they are different numbers. The table
-    ``rates`` has the runs.
+    The table ``learning_rate`` has a row per parameter group: ``first_step_limit``, above which the next steps overshoot (it is
+    ``curvature_limit``, what curvature predicts, where the steps themselves agree), and ``training_limit`` between
+    ``training_low`` and ``training_high``, observed; they are different numbers. The table ``rates`` has the runs.
 
     Raises:
         UsageError: no optimizer, no batches, a loss that raises or is no scalar, a model that cannot be trained.

@@ -51,7 +51,7 @@ class DivergingLearningRate(Rule):
 
     When it is healthy:
         A loss that rises and then falls below where lower rates are (catapult), sharpness at 2 / lr (edge of stability),
-        warm-up, restarts, noise of small batches: none of these is a finding. rate * lambda_1 above the limit alone is an
+        warm-up, restarts, noise of small batches: none of these is a finding. A rate above the first-step limit alone is an
         info.
 
     Options:
