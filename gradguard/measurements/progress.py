@@ -16,7 +16,7 @@ from gradguard.measurements.long_run import LongRun
 from gradguard.measurements.passes import Passes
 from gradguard.measurements.training_run import TrainingRun
 
-__all__ = ["ENOUGH", "LEAST_PROGRESS", "LONGER", "PRIOR_SHARE", "Progress", "ignores_its_inputs", "progress"]
+__all__ = ["ENOUGH", "LEAST_PROGRESS", "LONGER", "PRIOR_SHARE", "SAME", "Progress", "ignores_its_inputs", "progress"]
 
 LONGER = Request(measurement="long_run")
 

@@ -7,8 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
+from torch.nn import functional
 
+import gradguard as gg
 from gradguard.adapters.observing_base import Look
+from gradguard.adapters.training_base import ParameterFacts
 from gradguard.measurements.long_run import LongRun
 from gradguard.rules.no_better_than_prior import NoBetterThanPrior
 from tests.rules.health_evidence import FAILS, WORKS, evidence, longer, outputs, passes, run
@@ -192,3 +197,52 @@ def test_a_weak_signal_that_was_found_is_no_guess(loss: float, told: float, with
     assert long.look is not None
     long = replace(long, look=replace(long.look, outputs=outputs(loss, told=told, within=within)))
     assert NoBetterThanPrior().check(evidence(*SHORT, long)).status == status
+
+
+@pytest.mark.parametrize(
+    ("size", "spread", "loss", "same", "status"),
+    [
+        (10, 0.0, 2.305, 0, "passed"),
+        (12, 0.0, 2.305, 0, "failed"),  # a layer whose input was lost
+        (10, 0.3, 2.305, 0, "failed"),  # outputs differ: labels that do not belong to their inputs
+        (10, 0.0, 2.5, 0, "failed"),  # not the best constant
+        (10, 0.0, 2.305, 128, "failed"),  # a blank input
+    ],
+)
+def test_a_model_that_can_only_be_a_constant(size: int, spread: float, loss: float, same: int, status: str) -> None:
+    weights = (ParameterFacts(name="bias", shape=(size,), dtype="float32", group=0),)
+    ran = replace(longer(), look=Look(step=300, outputs=outputs(loss, spread=spread), same_inputs=same))
+    assert NoBetterThanPrior().check(evidence(run(FAILS, 20, parameters=weights), passes(loss=2.3), ran)).status == status
+
+
+class Intercept(nn.Module):
+    """So many outputs of its own weights alone, or a layer that is given zeros."""
+
+    def __init__(self, outputs: int, lost: bool) -> None:
+        super().__init__()
+        self.weights, self.layer = nn.Parameter(torch.zeros(outputs)), nn.Linear(4, outputs) if lost else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(0 * x) if self.layer is not None else self.weights.expand(len(x), -1)
+
+
+@pytest.mark.parametrize("kind", ["mse", "cross_entropy", "bce"])
+@pytest.mark.parametrize("lost", [False, True])
+def test_an_intercept_alone(kind: str, lost: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, few = torch.randn(256, 4, generator=generator), torch.rand(256, 3, generator=generator)
+    labels = {"mse": few, "cross_entropy": (few[:, 0] > 0.7).long() + (few[:, 1] > 0.5).long(), "bce": (few > 0.7).float()}[kind]
+    loss = {
+        "mse": functional.mse_loss,
+        "cross_entropy": functional.cross_entropy,
+        "bce": functional.binary_cross_entropy_with_logits,
+    }[kind]
+    model = Intercept(3, lost)
+    report = gg.check_training(
+        model,
+        [(x[i : i + 64], labels[i : i + 64]) for i in range(0, 256, 64)],
+        loss=lambda m, b: loss(m(b[0]), b[1]),
+        optimizer=torch.optim.Adam(model.parameters(), lr=0.05),
+        select="GG406",
+    )
+    assert [f.code for f in report.errors] == (["GG406"] if lost else [])
