@@ -16,7 +16,7 @@ from gradguard.measurements.long_run import LongRun
 from gradguard.measurements.passes import Passes
 from gradguard.measurements.training_run import TrainingRun
 
-__all__ = ["ENOUGH", "LEAST_PROGRESS", "LONGER", "PRIOR_SHARE", "SAME", "Progress", "ignores_its_inputs", "progress"]
+__all__ = ["ENOUGH", "LEAST_PROGRESS", "LONGER", "ONLY_CONSTANT", "PRIOR_SHARE", "Progress", "ignores_its_inputs", "progress"]
 
 LONGER = Request(measurement="long_run")
 
@@ -43,6 +43,9 @@ PARTING, ROUNDING = 1.2, 1e-6
 """A spread that has grown by the first, beyond rounding in single precision: the outputs are on their way apart."""
 FEWEST = 5
 """Recorded losses in a window, for a mean and its error."""
+FOUND = 0.01
+"""A constant is the best one where it is above the prior by no more than this part."""
+ONLY_CONSTANT = "the model has no more weights than a constant guess, and has found it"
 SAMPLES = 64
 """Samples that are all the same, from this many on."""
 ENOUGH = 200
@@ -71,6 +74,9 @@ class Progress:
     """Every sample that the model is given is the same: nothing but the labels' distribution can be learnt."""
     worse: bool = False
     """The predictions got worse while the loss fell: what is minimised is not the loss of the predictions."""
+    only_constant: bool = False
+    """The model has no more weights than one output has numbers, all samples get the same, and it is the best guess: an
+    intercept alone, the frequencies of classes. A layer whose input was lost has more."""
 
     @property
     def strong(self) -> bool:
@@ -167,6 +173,7 @@ def progress(evidence: Evidence) -> Progress:
         "longest": longer is not None,
         "worse": worse,
         "same_inputs": same >= SAMPLES,
+        "only_constant": known and data <= (1 + FOUND) * prior and same < SAMPLES and _only_constant(run, outputs),
     }
     if worse:
         return Progress("fails", text + "; the loss falls while the predictions get worse", **facts)
@@ -201,6 +208,11 @@ def _lost(losses: Sequence[float], outputs: OutputFacts | None, first: OutputFac
         return {}
     assert outputs is not None
     return {"worse": True, "prior": outputs.prior, "data_loss": outputs.data_loss}
+
+
+def _only_constant(run: TrainingRun, outputs: OutputFacts | None) -> bool:
+    weights = sum(p.size for p in run.parameters if p.trainable)
+    return outputs is not None and 0 < weights <= outputs.width and outputs.spread < SAME
 
 
 def second_half(losses: Sequence[float]) -> tuple[bool, bool]:

@@ -10,7 +10,7 @@ from gradguard.adapters.observing_base import OutputFacts
 from gradguard.finding import Finding, Outcome
 from gradguard.measurements.base import Evidence, the
 from gradguard.measurements.passes import Passes
-from gradguard.measurements.progress import ignores_its_inputs, progress
+from gradguard.measurements.progress import ONLY_CONSTANT, ignores_its_inputs, progress
 from gradguard.measurements.training_run import TrainingRun
 from gradguard.rules.base import Rule
 
@@ -42,7 +42,8 @@ class ConstantOutput(Rule):
         representation in self-supervised training (a term or a stopped gradient that keeps samples apart is missing).
 
     When it is healthy:
-        A head that starts at 0, before it has been trained.
+        A head that starts at 0, before it has been trained; a model that has no more weights than one output has numbers, and
+        has come to the best constant.
 
     Options:
         spread: standard deviation over samples relative to the mean magnitude.
@@ -74,6 +75,8 @@ class ConstantOutput(Rule):
         if outputs.label_std == 0:
             return self.outcome([], reason="the labels are constant too")
         consequence = progress(evidence)
+        if consequence.only_constant:
+            return Outcome(status="passed", reason=f"{ONLY_CONSTANT}: {consequence.text}")
         growing = not ignores_its_inputs(outputs, passes.start.outputs, self.spread)
         finding = self.finding(
             f"the output is the same for all {outputs.samples} samples"

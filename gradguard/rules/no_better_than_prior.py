@@ -12,14 +12,11 @@ from gradguard.finding import Finding, Outcome
 from gradguard.measurements.base import Evidence, the
 from gradguard.measurements.long_run import LongRun
 from gradguard.measurements.passes import Passes
-from gradguard.measurements.progress import ENOUGH, LEAST_PROGRESS, LONGER, SAME, Progress, progress
+from gradguard.measurements.progress import ENOUGH, LEAST_PROGRESS, LONGER, ONLY_CONSTANT, Progress, progress
 from gradguard.measurements.training_run import TrainingRun
 from gradguard.rules.base import Rule
 
 __all__ = ["NoBetterThanPrior"]
-
-FOUND = 0.01
-"""A constant is the best one where it is above the guess by no more than this part."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,10 +113,8 @@ class NoBetterThanPrior(Rule):
         median = float(np.nanmedian(moved)) if moved is not None and np.isfinite(moved).any() else 0.0
         if not (consequence.plateau and median >= self.movement and consequence.verdict == "fails"):
             return Outcome(status="passed", reason=f"not better than guessing, but still moving: {consequence.text}")
-        look = longer.look if longer is not None else passes.end
-        if look is not None and look.outputs is not None and self._only_a_constant(run, look.outputs, consequence):
-            reason = f"the model has no more weights than a constant guess, and has found it: {consequence.text}"
-            return Outcome(status="passed", reason=reason)
+        if consequence.only_constant:
+            return Outcome(status="passed", reason=f"{ONLY_CONSTANT}: {consequence.text}")
         finding = self.finding(
             f"no better than guessing: loss {consequence.data_loss:.4g}, "
             f"guessing the labels' distribution gives {consequence.prior:.4g}",
@@ -136,16 +131,6 @@ class NoBetterThanPrior(Rule):
             else "check a few pairs of input and label by hand; lower the penalty",
         )
         return self.outcome([finding])
-
-    @staticmethod
-    def _only_a_constant(run: TrainingRun, outputs: OutputFacts, consequence: Progress) -> bool:
-        """Not more weights than one output has numbers: a constant is all that they can be, if all samples get the same.
-
-        An intercept alone, the frequencies of classes. A layer whose input was lost has more.
-        """
-        weights = sum(p.size for p in run.parameters if p.trainable)
-        found = outputs.data_loss <= (1 + FOUND) * consequence.prior and not consequence.same_inputs
-        return 0 < weights <= outputs.width and outputs.spread < SAME and found
 
     @staticmethod
     def _descends(run: TrainingRun, passes: Passes) -> bool:
