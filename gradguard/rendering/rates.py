@@ -56,9 +56,14 @@ def _limits(row: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         str(row["group"]), f"{row['lr']:.4g}", str(row.get("optimizer", "")),
         f"{row['lambda_max']:.4g}{error}" if _known(row, "lambda_max") else "-",
-        f"{row['first_step_limit']:.3g}" if _known(row, "first_step_limit") else "-",
+        _first_step_limit(row) if _known(row, "first_step_limit") else "-",
         _training_limit(row) if _known(row, "training_high") else "-",
     )
+
+
+def _first_step_limit(row: Mapping[str, Any]) -> str:
+    limit, predicted = float(row["first_step_limit"]), float(row.get("curvature_limit", row["first_step_limit"]))
+    return f"{limit:.3g}" if limit == predicted else f"{limit:.3g} (curvature allows {predicted:.3g})"
 
 
 def _training_limit(row: Mapping[str, Any]) -> str:

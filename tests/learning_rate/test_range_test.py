@@ -109,13 +109,15 @@ def test_batches_of_one() -> None:
 def test_limits_in_the_text() -> None:
     full = {
         "group": 0, "lr": 0.01, "optimizer": "Adam", "lambda_max": 2165.4, "lambda_min": -3.0, "error_bar": 0.02,
-        "curvature_limit": 0.01755, "first_step_limit": 0.01755, "training_limit": 0.0562, "training_low": 0.0316, "training_high": 0.1, "evaluations": 42,
+        "curvature_limit": 0.01755, "first_step_limit": 0.01755, "training_limit": 0.0562, "training_low": 0.0316,
+        "training_high": 0.1, "evaluations": 42,
     }
     assert render_limits([full, {"group": 1, "lr": 0.0, "optimizer": "Adam"}]).splitlines() == [
         "  group  lr    optimizer  lambda_max    first-step limit  training limit",
         "  0      0.01  Adam       2165 +- 0.02  0.0175            0.056 (0.032 holds, 0.1 diverges)",
         "  1      0     Adam       -             -                 -",
     ]
+    assert "  0.02 (curvature allows 0.0175)  0.056 (" in render_limits([{**full, "first_step_limit": 0.02}])
     above = render_limits([{**full, "training_limit": float("inf"), "training_high": float("inf"), "training_low": 100.0}])
     assert above.endswith("above 1e+02")
     assert render_limits([{**full, "training_limit": 0.0, "training_low": 0.0}]).endswith("below 0.1")
