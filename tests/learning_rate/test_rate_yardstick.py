@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("sklearn")
 
+from benchmarks.learning_rate import curve
 from benchmarks.learning_rate import yardstick as module
 from benchmarks.learning_rate.drawn import draw
 from benchmarks.learning_rate.yardstick import MANY, SEEDS, Yardstick
@@ -65,3 +66,14 @@ def test_what_always_holds_has_no_limit(monkeypatch: pytest.MonkeyPatch) -> None
 def test_the_split_is_followed_no_farther_than_a_decade(monkeypatch: pytest.MonkeyPatch) -> None:
     found = Known(monkeypatch, lambda seed: 1e9 if seed == 0 else 0.0 if seed == 1 else 0.4)
     assert found.split(found.limit(0.5, MANY), 0.5) == (0.0, math.inf)
+
+
+def test_a_curve_counts_the_seeds_and_the_orders_that_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    def end_of_run(net: object, optimizer: str, lr: float, seed: int, order: int | None = None) -> tuple[float, float]:
+        return 1.0, 0.1 if lr <= (seed if order is None else 2 * order) else 0.6  # seeds 0 to 14, orders 1 to 15
+
+    monkeypatch.setattr(curve, "end_of_run", end_of_run)
+    net, _ = draw(8011)
+    rates = [0.01, 3.5, 5.5, 29.0, 40.0]
+    assert curve.failing(net, "SGD", rates, orders=False) == [0, 3, 5, 14, 14]  # seed 0 holds nothing, and knows no better
+    assert curve.failing(net, "SGD", rates, orders=True) == [0, 1, 2, 14, 15]
