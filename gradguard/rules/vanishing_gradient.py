@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from gradguard.adapters.observing_base import TimeFlow
-from gradguard.finding import Finding, Outcome
+from gradguard.finding import Finding, Outcome, Severity
 from gradguard.measurements.base import Evidence, the
 from gradguard.measurements.flow import Flow, LayerFlow, sparkline
 from gradguard.measurements.passes import Passes
@@ -26,7 +26,8 @@ class VanishingGradient(Rule):
     What it does:
         Takes ||g|| ||w|| of every weight matrix, in the second half of the training run, as a ratio to the largest one
         downstream; and for layers that are called many times (recurrent ones) the gradient of the loss at the first call
-        against the largest. A ratio below the limit is a symptom: it is an error only where training does not work.
+        against the largest. A ratio below the limit is a symptom: it is an error where training does not work, a warning where
+        the longer run cannot tell (the loss still falls, as it also does where noise is learnt by heart), and else an info.
 
     Why is this bad:
         Layers behind a vanished gradient stay where their initialisation put them.
@@ -66,7 +67,7 @@ class VanishingGradient(Rule):
         flow, passes = the(evidence, Flow), the(evidence, Passes)
         consequence = progress(evidence)
         shrunk = float(np.median([f.shrunk for f in flow.layers])) if flow.layers else 1.0
-        severity = "error" if consequence.verdict == "fails" and shrunk > self.shrunk else "info"
+        severity = _severity(consequence) if shrunk > self.shrunk else "info"
         findings: list[Finding] = []
         layers = [f for f in flow.layers if math.isfinite(f.late) and f.weight > 0 and not (f.start == 0 and f.late == 0)]
         worst, margin = self._worst(layers), None
@@ -97,11 +98,11 @@ class VanishingGradient(Rule):
         return best
 
     def _depth(
-        self, flow: Flow, low: LayerFlow, high: LayerFlow, observed: float, consequence: Progress, severity: str
+        self, flow: Flow, low: LayerFlow, high: LayerFlow, observed: float, consequence: Progress, severity: Severity
     ) -> Finding:
         return self.finding(
             f"the gradient vanishes towards {low.block}: {observed:.1e} of what reaches {high.block}",
-            severity="error" if severity == "error" else "info",
+            severity=severity,
             module=low.module,
             location=low.block,
             observed=observed,
@@ -118,7 +119,7 @@ class VanishingGradient(Rule):
             hint="ReLU or GELU with He initialisation, a normalisation, or residual connections",
         )
 
-    def _time(self, facts: TimeFlow, consequence: Progress, severity: str) -> Finding | None:
+    def _time(self, facts: TimeFlow, consequence: Progress, severity: Severity) -> Finding | None:
         top = float(facts.norms.max())
         if not top > 0 or not math.isfinite(top):
             return None
@@ -129,7 +130,7 @@ class VanishingGradient(Rule):
         growth = observed ** (1 / max(1, calls - 1)) if observed > 0 else 0.0
         return self.finding(
             f"{facts.layer}: the gradient vanishes along {calls} calls: {observed:.1e} of it reaches the first",
-            severity="error" if severity == "error" else "info",
+            severity=severity,
             module=facts.layer.partition(":")[0],
             observed=observed,
             limit=self.time_ratio,
@@ -138,3 +139,10 @@ class VanishingGradient(Rule):
             likely="a recurrence whose gain is below 1",
             hint="LSTM or GRU with a forget bias of 1, orthogonal recurrent weights, or shorter sequences",
         )
+
+
+def _severity(consequence: Progress) -> Severity:
+    """By what became of training; a run that was long enough and decided nothing is no proof that it works."""
+    if consequence.verdict == "fails":
+        return "error"
+    return "warning" if consequence.verdict == "unclear" and consequence.longest and consequence.final else "info"

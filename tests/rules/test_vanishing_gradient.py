@@ -10,7 +10,7 @@ import pytest
 from gradguard.adapters.observing_base import TimeFlow
 from gradguard.measurements.flow import fitted_growth, sparkline
 from gradguard.rules.vanishing_gradient import VanishingGradient
-from tests.rules.health_evidence import FAILS, WORKS, evidence, flow, passes, run, severities
+from tests.rules.health_evidence import FAILS, WORKS, evidence, flow, longer, passes, run, severities
 
 SIGMOIDS = [0.25**i for i in range(10, -1, -1)]
 
@@ -60,3 +60,19 @@ def test_the_profile_is_a_line_of_marks() -> None:
     assert sparkline([1e-7, 1.0, 1e-7, 0.0]) == "▁█▁."
     assert sparkline([0.0, float("nan")]) == ".."
     assert sparkline([2.0, 2.0]) == "██"
+
+
+@pytest.mark.parametrize(
+    ("end", "expected"),
+    [
+        (2.28, ["warning"]),  # it still falls, and is hardly better than a guess: noise that is learnt by heart falls, too
+        (2.31, ["error"]),
+        (2.1, ["info"]),
+        (0.4, ["info"]),
+    ],
+)
+def test_a_longer_run_that_cannot_tell_is_no_proof(end: float, expected: list[str]) -> None:
+    ran = longer((2.6, end) if end < 2.3 else (2.31, 2.31), end)
+    time = {"time": (TimeFlow(layer="rnn", norms=0.5 ** np.arange(59, -1, -1.0)),)}
+    seen = evidence(flow(1.0, 1.0, 1.0), run((2.6, 2.4), 20), passes(time, loss=2.4), ran)
+    assert severities(VanishingGradient().check(seen)) == expected
