@@ -1,4 +1,4 @@
-"""Whether the first steps overshoot where curvature says so: tried at half and at twice that rate, and corrected if not.
+"""Whether the first steps overshoot where curvature says so: tried with the optimizer itself, and corrected if not.
 
 Curvature at the start is right about the steps that follow as long as it stays what it is. It does not where a net leaves a
 plateau (it grows) or where normalised weights grow (it falls), and early in training that is common. So the optimizer itself
@@ -26,8 +26,10 @@ AGREES = (-1, 2)
 """Curvature is believed where the lowest rate that overshoots is from so many to so many roots of 2 away from it: then the
 edge, which is at most one root of 2 below that rate, is within a factor of two. (With momentum b, the first step from rest
 overshoots at 1 / (1 + b) of the limit: at rest nothing pulls back yet.)"""
-ROUNDOFF = 4e-6
-"""A loss that is higher by this part of itself is as high as before: some 32 units in the last place of float32."""
+ROUNDOFF = 32
+"""A loss that is higher by so many units in the last place, of the coarsest type among the parameters, is as high as before."""
+UNITS = {"bfloat16": 2.0**-7, "float16": 2.0**-10}
+"""Of types that are coarser than float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +80,7 @@ class _Trials:
 
     def __init__(self, problem: RateProblem, settings: Settings, batch: int, start: float) -> None:
         self.problem, self.seed, self.batch, self.start = problem, settings.seed, batch, start
+        self.roundoff = ROUNDOFF * max((UNITS.get(b.dtype, 2.0**-23) for b in problem.blocks), default=0.0)
         self.seen: dict[int, bool] = {}
         self.gradients = 0
 
@@ -89,10 +92,10 @@ class _Trials:
         """Whether the batch's loss is above its start after some step, or no number."""
         if half not in self.seen:
             losses = self.problem.follow(
-                FOLLOWED, factor=self.factor(half), batch=self.batch, seed=self.seed, until=_risen
+                FOLLOWED, factor=self.factor(half), batch=self.batch, seed=self.seed, until=self._risen
             )
             self.gradients += min(len(losses), FOLLOWED)
-            self.seen[half] = _risen(losses)
+            self.seen[half] = self._risen(losses)
         return self.seen[half]
 
     def lowest(self) -> float:
@@ -108,7 +111,6 @@ class _Trials:
                 return lowest
         return -math.inf
 
-
-def _risen(losses: Sequence[float]) -> bool:
-    """Whether the last loss is above the first."""
-    return not losses[-1] - losses[0] <= ROUNDOFF * abs(losses[0])
+    def _risen(self, losses: Sequence[float]) -> bool:
+        """Whether the last loss is above the first, or one of them is no number."""
+        return not losses[-1] - losses[0] <= self.roundoff * abs(losses[0])

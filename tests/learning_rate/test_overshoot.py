@@ -133,6 +133,19 @@ def test_roundoff_is_no_rise() -> None:
     assert seen(Flat(1.0), curved(1.0, excited=False)).limit == 1.0
 
 
+def test_coarse_parameters_have_more_roundoff() -> None:
+    from gradguard.blocks import Block
+
+    class Rough(Edge):
+        blocks = (Block(name="w", shape=(3,), dtype="float32"), Block(name="v", shape=(3,), dtype="bfloat16"))
+
+        def follow(self, steps: int, *, factor: float, until: Callable[[Sequence[float]], bool], **options: Any) -> Any:
+            losses = (2.0, 2.0 if factor < 1e-3 else 2.3, 4.0 if factor > self.edge else 1.0)
+            return next((losses[:k] for k in (1, 2, 3) if until(losses[:k])), losses)
+
+    assert 0.5 <= seen(Rough(8.0), curved(1.0)).limit / 8.0 <= 2.0
+
+
 def test_the_schedules_peak_counts() -> None:
     problem = Edge(2.0)
     problem.plan = replace(problem.plan, factors=(0.1, 1.0, 3.0, 1.0))
