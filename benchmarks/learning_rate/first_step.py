@@ -118,8 +118,8 @@ def overshoots(problem: gg.Scenario, lr: float) -> bool:
 
 
 def lowest(fails: Callable[[float], bool], near: float) -> float:
-    """The lowest rate that fails, within 5 %: steps of 1.25 from a thousandth of ``near`` on, then bisected."""
-    high = near / 1000
+    """The lowest rate that fails, within 5 %: steps of 1.25 from far below ``near`` on, then bisected."""
+    high = near / 32 if not fails(near / 32) else near / 4096
     while not fails(high):
         high *= 1.25
         if high > 1e4 * near:
