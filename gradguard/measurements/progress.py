@@ -16,7 +16,18 @@ from gradguard.measurements.long_run import LongRun
 from gradguard.measurements.passes import Passes
 from gradguard.measurements.training_run import TrainingRun
 
-__all__ = ["ENOUGH", "LEAST_PROGRESS", "LONGER", "ONLY_CONSTANT", "PRIOR_SHARE", "Progress", "ignores_its_inputs", "progress"]
+__all__ = [
+    "CLOSING",
+    "ENOUGH",
+    "LEAST_PROGRESS",
+    "LONGER",
+    "NEAR",
+    "ONLY_CONSTANT",
+    "PRIOR_SHARE",
+    "Progress",
+    "ignores_its_inputs",
+    "progress",
+]
 
 LONGER = Request(measurement="long_run")
 

@@ -11,6 +11,7 @@ from gradguard.finding import Finding, Outcome, Request
 from gradguard.measurements.base import Evidence, the
 from gradguard.measurements.loop_plan import LoopPlan
 from gradguard.measurements.overfit import Overfit
+from gradguard.measurements.progress import CLOSING, NEAR
 from gradguard.measurements.rate_longer import LongerRun
 from gradguard.measurements.rate_observation import RateObservation
 from gradguard.measurements.rate_predictions import Predictions
@@ -41,7 +42,8 @@ class StalledTraining(Rule):
         state on the same batches. Where a larger rate holds and gains much more, the run is made six times as long. It
         fails where it then still has not reached a fiftieth of the larger rate's gain; or is still no better than
         guessing the labels' distribution, where a hundred times the rate comes below three quarters of that and ten times
-        does not. Where no short run learns, the same is asked of one batch alone.
+        does not, unless it is still above the guess and comes nearer (rare positives begin far above it). Where no short
+        run learns, the same is asked of one batch alone.
         An optimizer that normalises its gradient (Adam and the like; it is tried, not known by name) makes steps of the
         rate's size whatever the gradient: there it fails only where a step changes the weights by less than ``update``,
         for otherwise it is not the rate that holds training up, but how far there is to go.
@@ -138,7 +140,7 @@ class StalledTraining(Rule):
                 return Outcome(status="inconclusive", reason=reason, requests=(Request(measurement=LongerRun.name),))
             if longer is not None:
                 own = longer.run
-                better = self._guessing(observed, longer.predictions)
+                better = self._guessing(observed, longer.predictions) if not nearing(own, longer.predictions) else None
                 after = max(own.gain + own.error, 0.0) / larger.gain_after(len(own.losses))
                 failed = better is not None or (ratio < self.stalled and after < self.confirmed)
                 larger = better or larger
@@ -263,3 +265,12 @@ class StalledTraining(Rule):
                 count=len(still), total=len(observed.rates), hint="freeze with requires_grad=False to say that it is meant",
             )
         ]
+
+
+def nearing(run: RateRun, seen: Predictions) -> bool:
+    """Whether predictions are still above the guess, and came nearer in the second half of the run: they are on their way."""
+    half, window = len(run.gains) // 2, max(1, len(run.gains) // 10)
+    if not seen.after > (1 + NEAR) * seen.prior or half < window:
+        return False
+    gained = float(run.gains[-window:].mean() - run.gains[half - window : half].mean())
+    return gained > CLOSING * (seen.after - seen.prior)

@@ -106,6 +106,26 @@ def test_still_guessing_where_a_hundredfold_rate_is_far_better() -> None:
     assert rule.check({"rate_observation": GUESSING, "rate_longer": better}).status == "passed"
 
 
+@pytest.mark.parametrize(
+    ("losses", "after", "status"),
+    [
+        ((0.4, 0.25), 0.25, "passed"),  # rare positives: far above the guess, and on the way to it
+        ((0.65, 0.62), 0.62, "passed"),
+        ((0.68, 0.679), 0.679, "failed"),  # it does not come nearer
+        ((0.3, 0.06), 0.06, "failed"),  # it has come to the guess
+        ((0.7, 0.699), 0.699, "failed"),
+        ((0.06, 0.0601), 0.0601, "failed"),
+    ],
+)
+def test_predictions_on_their_way_to_the_guess_do_not_stand_still(losses: tuple[float, ...], after: float, status: str) -> None:
+    runs = (run(1.0, 0.69, start=0.7), run(10.0, 0.5, start=0.7), run(100.0, 0.03, 0.03, start=0.7))
+    rare = Predictions(kind="bce", before=0.7, after=0.69, prior=0.06)
+    measured = observed(*runs, low=100.0, worth=0.06, predictions=rare)
+    longer = LongerRun(run=run(1.0, *losses, start=0.7), predictions=replace(rare, after=after))
+    outcome = StalledTraining().check({"rate_observation": measured, "rate_longer": longer})
+    assert outcome.status == status, outcome
+
+
 def test_ten_times_the_rate_is_a_matter_of_taste() -> None:
     measured = replace(GUESSING, runs=(run(1.0, 0.68, start=0.7), run(10.0, 0.2, start=0.7)))
     assert StalledTraining().check({"rate_observation": measured}).status == "passed"
