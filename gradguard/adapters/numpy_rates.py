@@ -31,7 +31,7 @@ class NumpyRates:
         self.training = NumpyTraining(scenario, settings)
         self.objective = scenario.objective
         self.blocks, self.counts, self.path = self.training.blocks, self.training.counts, self.training.path
-        factors = called_schedule(schedule) if schedule is not None else ()
+        factors = called_schedule(schedule, settings.steps) if schedule is not None else ()
         self.plan = Plan(factors=factors, source=getattr(schedule, "__name__", "a function") if factors else "")
         self.notes = self.training.notes
 

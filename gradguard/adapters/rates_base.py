@@ -178,25 +178,29 @@ def adapt_rates(
     )
 
 
-def called_schedule(schedule: Callable[[int], float]) -> tuple[float, ...]:
-    """The factors of a function step -> factor, up to the horizon.
+def called_schedule(schedule: Callable[[int], float], steps: int) -> tuple[float, ...]:
+    """The factors of a function step -> factor, up to the horizon, or to where it ends: a list of factors has a last one.
 
     Raises:
-        UsageError: it raises, or returns something that is not a number of at least 0.
+        UsageError: within the first ``steps``, it raises or returns something that is not a number of at least 0.
     """
-    factors = []
+    factors: list[float] = []
     for step in range(HORIZON):
         try:
             factor = float(schedule(step))
         except INTERRUPTS:
             raise
         except Exception as error:
+            if step >= steps:
+                break
             raise UsageError(
                 f"the schedule raised {type(error).__name__} at step {step}: {error}".splitlines()[0],
                 where="schedule",
                 todo="schedule is a function step -> factor on the optimizer's rates, or a torch scheduler",
             ) from error
         if not 0 <= factor < float("inf"):
+            if step >= steps:
+                break
             raise UsageError(f"the schedule returned {factor!r} at step {step}", where="schedule", todo="return a factor >= 0")
         factors.append(factor)
     return tuple(factors)

@@ -14,8 +14,8 @@ from gradguard.adapters.base import Settings
 from gradguard.adapters.rates_base import ALONG, HORIZON, Plan, SplitLoss, Until, called_schedule
 from gradguard.adapters.torch_copies import Session
 from gradguard.adapters.torch_curvature import TorchCurvature
-from gradguard.adapters.torch_observe import TorchHealth
 from gradguard.adapters.torch_rate_runs import losses_of_one_batch, losses_of_run, scaled_update
+from gradguard.adapters.torch_rate_training import RateTraining
 from gradguard.adapters.torch_step_rules import is_adaptive
 from gradguard.adapters.torch_untouched import preserved_rng, untouched
 from gradguard.adapters.training_base import Trace
@@ -29,7 +29,7 @@ class TorchRates:
     """See :class:`gradguard.adapters.rates_base.RateProblem`."""
 
     def __init__(self, scenario: Scenario, settings: Settings, *, schedule: Any = None, clip: float | None = None) -> None:
-        self.training = TorchHealth(scenario, settings)
+        self.training = RateTraining(scenario, settings)
         self.objective = scenario.objective
         self.blocks, self.counts, self.path = self.training.blocks, self.training.counts, self.training.path
         factors, source = _factors(schedule, scenario.optimizer, settings.steps)
@@ -196,7 +196,7 @@ def _factors(schedule: Any, optimizer: Any, steps: int) -> tuple[tuple[float, ..
     if hasattr(schedule, "optimizer") and hasattr(schedule, "step"):
         return _scheduler_factors(schedule), type(schedule).__name__
     if callable(schedule):
-        return called_schedule(schedule), getattr(schedule, "__name__", "a function")
+        return called_schedule(schedule, steps), getattr(schedule, "__name__", "a function")
     raise UsageError(
         f"schedule takes a function step -> factor or a torch scheduler, got {type(schedule).__name__}", where="schedule"
     )

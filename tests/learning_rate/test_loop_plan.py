@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 
 import gradguard as gg
-from gradguard.adapters.rates_base import Plan
+from gradguard.adapters.rates_base import Plan, called_schedule
 from gradguard.measurements.loop_plan import end_of
 
 torch = pytest.importorskip("torch")
@@ -82,3 +83,13 @@ def test_ascent_is_still_found_on_one_batch() -> None:
     optimizer = torch.optim.Adam(model.parameters(), 1e-3, maximize=True)
     report = gg.check_learning_rate(model, digits(32), loss=entropy, optimizer=optimizer)
     assert [f.code for f in report.findings if f.severity == "error"] == ["GG401", "GG405"]
+
+
+def test_a_list_of_factors_ends_where_it_ends() -> None:
+    table = [0.5, 1.0] + [0.9] * 60
+    assert called_schedule(table.__getitem__, 50) == tuple(table)
+    assert called_schedule(lambda step: 1.0 if step < 60 else math.inf, 50) == (1.0,) * 60
+    with pytest.raises(gg.UsageError, match="the schedule raised IndexError at step 62"):
+        called_schedule(table.__getitem__, 63)
+    with pytest.raises(gg.UsageError, match="the schedule returned inf at step 60"):
+        called_schedule(lambda step: 1.0 if step < 60 else math.inf, 61)
