@@ -17,6 +17,7 @@ from gradguard.measurements.rate_observation import RateObservation
 from gradguard.measurements.rate_search import LONGER
 from gradguard.measurements.rate_verdict import RateLimits, RateRun, scale_of, verdict
 from gradguard.rules.base import Rule
+from gradguard.rules.stalled_training import nearing
 
 __all__ = ["UnexpectedInitialLoss"]
 
@@ -143,7 +144,7 @@ class UnexpectedInitialLoss(Rule):
             return None
         seen, run = (longer.predictions, longer.run) if longer is not None else (observed.predictions, run)
         learns = not seen.after > GUESS * seen.prior or _end(first, run) < CLEARLY * seen.prior  # rare large losses aside
-        if not seen.prior > 0 or run.stopped or learns:
+        if not seen.prior > 0 or run.stopped or learns or (longer is not None and nearing(run, seen)):
             return None
         lower = [one for one in observed.runs if one.factor < 1.0 and not one.stopped and one.losses]
         learnt = [one for one in lower if _end(first, one) < CLEARLY * seen.prior]

@@ -138,6 +138,13 @@ def test_a_wide_start_that_falls_to_the_guess_and_stays(lower: float, longer: fl
     assert ("which is a guess" in finding.evidence) == (severity == "error")
 
 
+def test_a_wide_start_that_is_still_on_its_way_to_the_guess() -> None:
+    own, below = run(1.0, 20.0, 10.0, 5.0, start=40.0), run(0.1, 0.8, 0.8, 0.8, start=40.0)
+    evidence: dict[str, Any] = {"rate_observation": observed(below, own, predictions=guessing(5.0))}
+    evidence["rate_longer"] = LongerRun(run=own, predictions=guessing(5.0))
+    assert [f.severity for f in judge(first(40.0), **evidence).findings] == ["warning"]
+
+
 def test_rare_large_losses_are_no_guess() -> None:
     """The mean over predictions is that of a guess because of a few, where the median has learnt."""
     evidence = {"rate_observation": observed(run(0.1, 0.5, 0.5, start=40.0), run(1.0, 0.5, 0.5, 0.5, start=40.0), predictions=guessing(2.3))}
