@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -29,7 +30,7 @@ class TorchWidths:
         self.counts, self.path = Counts(), f"{seeds} seeds"
 
     def sizes(self, width: int, seed: int, steps: int) -> tuple[ModuleSize, ...]:
-        """Mean magnitudes on the first batch, of every module that returns a tensor.
+        """Mean magnitudes on the first batch, of every module that returns a tensor; infinite after steps that are not finite.
 
         Raises:
             UsageError: the scenario of that width cannot be built or trained.
@@ -41,12 +42,13 @@ class TorchWidths:
             raise UsageError("the scenario has no optimizer", where=f"build({width})", todo="gg.Scenario(..., optimizer=...)")
         training.counts = self.counts
         before = self._outputs(training, training.fresh(), seed)
-        training.run(steps, seed=seed, keep="after")
+        lost = bool(training.run(steps, seed=seed, keep="after").stopped)
         after = self._outputs(training, training.sessions.pop("after"), seed)
         return tuple(
             ModuleSize(
-                module=name, width=width, seed=seed, before=float(value.abs().mean()), after=float(after[name].abs().mean()),
-                change=float((after[name] - value).abs().mean()),
+                module=name, width=width, seed=seed, before=float(value.abs().mean()),
+                after=math.inf if lost else float(after[name].abs().mean()),
+                change=math.inf if lost else float((after[name] - value).abs().mean()),
             )
             for name, value in before.items() if name in after and after[name].shape == value.shape
         )

@@ -22,7 +22,8 @@ class WidthDependentScale(Rule):
     What it does:
         Builds the scenario at several widths, trains each for a few steps with several seeds, and fits the power of width with
         which the mean magnitude of each module's output, and of its change, grows (muP's coordinate check, which is otherwise
-        judged by eye). Growth beyond the limit and its error bar is an error, shrinking a warning.
+        judged by eye). Growth beyond the limit and its error bar is an error, and so is an output that is not finite after
+        these steps; shrinking is a warning.
 
     Why is this bad:
         A learning rate that is tuned on a narrow model then diverges on a wide one, or trains it too slowly.
@@ -57,6 +58,9 @@ class WidthDependentScale(Rule):
     def judge(self, evidence: Evidence) -> Outcome:
         """One finding per module that grows, or shrinks; the change counts before the level."""
         scale: WidthScale = the(evidence, WidthScale)
+        lost = self._lost(scale)
+        if lost is not None:
+            return self.outcome([lost], margin=math.inf)
         findings = [found for module in scale.modules if (found := self._module(scale, module)) is not None]
         worst = max(
             (scale.exponent(m, "change").value for m in scale.modules if math.isfinite(scale.exponent(m, "change").value)),
@@ -72,6 +76,19 @@ class WidthDependentScale(Rule):
             if grows or (shrinks and what == "after"):
                 return self._finding(scale, module, text, power, grows)
         return None
+
+    def _lost(self, scale: WidthScale) -> Finding | None:
+        """What is no number any more has no power of width, and has grown most."""
+        lost = sorted({size.width for size in scale.sizes if not math.isfinite(size.after)})
+        if not lost:
+            return None
+        everywhere = len(lost) == len({size.width for size in scale.sizes})
+        return self.finding(
+            f"outputs are not finite after {scale.steps} steps at width {', '.join(map(str, lost))}",
+            observed=math.inf, limit=self.growth, count=len(lost), total=len({size.width for size in scale.sizes}),
+            likely=f"a rate {'that diverges at every width' if everywhere else 'or initialisation that does not follow the width'}",
+            hint="muP, or a lower rate: check_learning_rate at one width says which holds there",
+        )
 
     def _finding(self, scale: WidthScale, module: str, text: str, power: Exponent, grows: bool) -> Finding:
         widths = sorted({size.width for size in scale.sizes})

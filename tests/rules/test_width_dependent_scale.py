@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -54,6 +56,34 @@ def test_message_and_options() -> None:
     assert finding.message == "fc: what 3 steps add to its output grows as width^1.00 +- 0.00"
     with pytest.raises(gg.UsageError, match="GG407 takes growth > 0"):
         WidthDependentScale(growth=0)
+
+
+def test_what_is_not_finite_at_some_widths_has_grown_most() -> None:
+    sizes = [replace(size, after=np.inf, change=np.nan) if size.width > 64 else size for size in scale(0.0).sizes]
+    outcome = WidthDependentScale().check({"width_scale": WidthScale(sizes=tuple(sizes), steps=3)})
+    (finding,) = outcome.findings
+    assert outcome.status == "failed"
+    assert finding.message == "outputs are not finite after 3 steps at width 128, 256"
+    assert finding.likely == "a rate or initialisation that does not follow the width"
+
+
+@pytest.mark.parametrize(("rate", "status"), [(1e-2, "failed"), (1e-30, "passed")])
+def test_training_that_is_lost_at_wide_widths(rate: float, status: str) -> None:
+    torch = pytest.importorskip("torch")
+
+    def build(width: int) -> gg.Scenario:
+        layers = [torch.nn.Linear(8, width), torch.nn.Linear(width, width), torch.nn.Linear(width, 1)]
+        for layer in layers:
+            torch.nn.init.normal_(layer.weight, 0.0, layer.in_features**-0.5)
+        model = torch.nn.Sequential(*layers)
+        x = torch.randn(32, 8)
+        optimizer = torch.optim.SGD(model.parameters(), rate * width**4)
+        return gg.Scenario(model, [(x, x[:, :1])], lambda m, b: (m(b[0]) - b[1]).square().mean(), optimizer=optimizer)
+
+    report = gg.check_width_scaling(build, (8, 32, 128), steps=6)
+    assert report.checks[0].status == status
+    if status == "failed":
+        assert report.findings[0].message.startswith("outputs are not finite after 6 steps at width ")
 
 
 def test_no_size_no_exponent() -> None:
