@@ -14,6 +14,8 @@ from gradguard.rules.base import Rule
 
 __all__ = ["WidthDependentScale"]
 
+FOLLOWS = "a rate or initialisation that does not follow the width"
+
 
 @dataclass(frozen=True, kw_only=True)
 class WidthDependentScale(Rule):
@@ -86,7 +88,7 @@ class WidthDependentScale(Rule):
         return self.finding(
             f"outputs are not finite after {scale.steps} steps at width {', '.join(map(str, lost))}",
             observed=math.inf, limit=self.growth, count=len(lost), total=len({size.width for size in scale.sizes}),
-            likely=f"a rate {'that diverges at every width' if everywhere else 'or initialisation that does not follow the width'}",
+            likely="a rate that diverges at every width" if everywhere else FOLLOWS,
             hint="muP, or a lower rate: check_learning_rate at one width says which holds there",
         )
 
