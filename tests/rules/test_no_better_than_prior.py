@@ -246,3 +246,32 @@ def test_an_intercept_alone(kind: str, lost: bool) -> None:
         select=("GG204", "GG406"),
     )
     assert {f.code for f in report.findings} == ({"GG204", "GG406"} if lost else set())
+
+
+@pytest.mark.parametrize(
+    ("act", "optimizer", "rate"),
+    [(nn.ELU, torch.optim.RMSprop, 5e-4), (nn.Tanh, torch.optim.SGD, 0.01), (nn.GELU, torch.optim.AdamW, 1e-3)],
+)
+@pytest.mark.parametrize("kind", ["mse", "cross_entropy"])
+@pytest.mark.parametrize("random", [False, True])
+def test_predictions_that_first_come_down_to_the_guess(act: Any, optimizer: Any, rate: float, kind: str, random: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1024, 16, generator=generator)
+    scores = x @ torch.randn(16, 5, generator=generator)
+    labels = scores.argmax(1) if kind == "cross_entropy" else (scores[:, :1] - scores[:, :1].mean()) / scores[:, :1].std()
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(16, 48), act(), nn.Linear(48, 48), act(), nn.Linear(48, 5 if kind == "cross_entropy" else 1))
+    nn.init.normal_(model[-1].weight)  # far above the guess at first
+
+    def loss(m: Any, b: Any) -> torch.Tensor:
+        y = b[1][torch.randperm(len(b[1]))] if random else b[1]
+        return functional.cross_entropy(m(b[0]), y) if kind == "cross_entropy" else functional.mse_loss(m(b[0]), y)
+
+    report = gg.check_training(
+        model,
+        [(x[i : i + 64], labels[i : i + 64]) for i in range(0, 1024, 64)],
+        loss=loss,
+        optimizer=optimizer(model.parameters(), lr=rate),
+        select="GG406",
+    )
+    assert [f.code for f in report.errors] == (["GG406"] if random else [])
