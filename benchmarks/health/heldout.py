@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 import gradguard as gg
-from benchmarks.health.heldout_data import Program
+from benchmarks.health.heldout_programs import Program
 
 
 def judge(program: Program, seed: int, way: str) -> Any:

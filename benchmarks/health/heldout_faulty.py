@@ -14,24 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name that everybody uses
 
 import gradguard as gg
-from benchmarks.health.heldout_data import (
-    LETTERS,
-    Draw,
-    Setup,
-    adam,
-    ce,
-    cycle,
-    friedman,
-    letters,
-    mlp,
-    moons,
-    mse,
-    noise,
-    rows,
-    sgd,
-    table,
-    xor,
-)
+from benchmarks.health.heldout_batches import letters, rows
+from benchmarks.health.heldout_data import LETTERS, friedman, moons, noise, table, xor
+from benchmarks.health.heldout_layers import mlp
+from benchmarks.health.heldout_loops import adam, ce, cycle, descend, mse, per_letter, scheduled, sgd, stepped, watched
+from benchmarks.health.heldout_nets import TimeFirst
+from benchmarks.health.heldout_numpy import log_loss, log_loss_slope, numpy_rows, softmax
+from benchmarks.health.heldout_programs import Draw, Setup
 
 faulty = Draw()
 
@@ -193,17 +182,7 @@ def softmax_for_multi_label(seed: int) -> Setup:
 @faulty("GG501", "GG406", "GG405")
 def view_for_permute(seed: int) -> Setup:
     """(T, B, C) logits viewed as rows against (B, T) labels: every label meets another letter's logits."""
-    batches = letters(12, 16, seed)
-
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.embed, self.rnn, self.head = nn.Embedding(len(LETTERS), 24), nn.GRU(24, 48), nn.Linear(48, len(LETTERS))
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.head(self.rnn(self.embed(x.T))[0])
-
-    return Setup(Net(), batches, lambda m, b: F.cross_entropy(m(b[0]).reshape(-1, len(LETTERS)), b[1].reshape(-1)), adam(3e-3))
+    return Setup(TimeFirst(), letters(12, 16, seed), lambda m, b: F.cross_entropy(m(b[0]).reshape(-1, len(LETTERS)), b[1].reshape(-1)), adam(3e-3))
 
 
 @faulty("GG401", "GG404", "GG406", "GG501", "GG402")
@@ -731,17 +710,7 @@ def optimizer_of_the_old_model(seed: int) -> Setup:
     old = mlp(13, 32, 3)
     optimizer = torch.optim.Adam(old.parameters(), lr=1e-2)
     model = mlp(13, 32, 3)
-    batches = rows(x, y, 32, seed)
-
-    def loop(watch: Any) -> None:
-        for b in cycle(batches, 60):
-            optimizer.zero_grad()
-            loss = ce(model, b)
-            loss.backward()
-            optimizer.step()
-            watch.record(loss=loss)
-
-    return Setup(model, batches, ce, optimizer, loop=loop)
+    return watched(model, rows(x, y, 32, seed), optimizer, lambda i, b: descend(model, optimizer, b), 60, loss=ce)
 
 
 @faulty("GG303")
@@ -751,17 +720,7 @@ def head_replaced_after_the_optimizer(seed: int) -> Setup:
     model = mlp(64, 32, 100)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
     model[2] = nn.Linear(32, 10)
-    batches = rows(x, y, 32, seed)
-
-    def loop(watch: Any) -> None:
-        for b in cycle(batches, 60):
-            optimizer.zero_grad()
-            loss = ce(model, b)
-            loss.backward()
-            optimizer.step()
-            watch.record(loss=loss)
-
-    return Setup(model, batches, ce, optimizer, loop=loop)
+    return watched(model, rows(x, y, 32, seed), optimizer, lambda i, b: descend(model, optimizer, b), 60, loss=ce)
 
 
 @faulty("GG303", "GG403", "GG406", "GG405")
@@ -845,16 +804,6 @@ def gradient_penalty_without_create_graph(seed: int) -> Setup:
 # --- loops -------------------------------------------------------------------------------------------------------------
 
 
-def _loop(seed: int, net: Any, data: Any, optimizer: Any, step: Any, steps: int = 80, size: int = 32) -> Setup:
-    batches = rows(*data, size, seed)
-
-    def loop(watch: Any) -> None:
-        for i, b in enumerate(cycle(batches, steps)):
-            watch.record(loss=step(i, b))
-
-    return Setup(net, batches, ce, optimizer, loop=loop)
-
-
 @faulty("GG304")
 def no_zero_grad_with_adam(seed: int) -> Setup:
     """zero_grad was forgotten; Adam hides it for a while."""
@@ -867,7 +816,7 @@ def no_zero_grad_with_adam(seed: int) -> Setup:
         optimizer.step()
         return loss
 
-    return _loop(seed, net, table("wine"), optimizer, step)
+    return stepped(seed, net, table("wine"), optimizer, step)
 
 
 @faulty("GG304")
@@ -885,7 +834,7 @@ def zero_grad_of_another_optimizer(seed: int) -> Setup:
         second.step()
         return loss
 
-    return _loop(seed, net, table("digits"), (first, second), step)
+    return stepped(seed, net, table("digits"), (first, second), step)
 
 
 @faulty("GG403", "GG303", "GG105", "GG406")
@@ -901,7 +850,7 @@ def zero_grad_after_backward(seed: int) -> Setup:
         optimizer.step()
         return loss
 
-    return _loop(seed, net, table("breast_cancer"), optimizer, step)
+    return stepped(seed, net, table("breast_cancer"), optimizer, step)
 
 
 @faulty("GG403", "GG406")
@@ -910,16 +859,7 @@ def schedule_down_to_nothing(seed: int) -> Setup:
     net = mlp(64, 48, 10)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.1)
-
-    def step(i: int, b: Any) -> Tensor:
-        optimizer.zero_grad()
-        loss = ce(net, b)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        return loss
-
-    return _loop(seed, net, table("digits"), optimizer, step)
+    return stepped(seed, net, table("digits"), optimizer, scheduled(net, optimizer, schedule))
 
 
 @faulty("GG402", "GG401")
@@ -928,16 +868,7 @@ def schedule_that_doubles(seed: int) -> Setup:
     net = mlp(64, 48, 10)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 1.25)
-
-    def step(i: int, b: Any) -> Tensor:
-        optimizer.zero_grad()
-        loss = ce(net, b)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        return loss
-
-    return _loop(seed, net, table("digits"), optimizer, step)
+    return stepped(seed, net, table("digits"), optimizer, scheduled(net, optimizer, schedule))
 
 
 # --- rates -------------------------------------------------------------------------------------------------------------
@@ -1063,14 +994,10 @@ class Lm(nn.Module):
         return self.head(self.block(h, src_mask=self.mask(x.shape[1])))
 
 
-def lm_loss(m: Any, b: Any) -> Tensor:
-    return F.cross_entropy(m(b[0]).flatten(0, 1), b[1].flatten())
-
-
 @faulty("GG306")
 def mask_that_lets_the_next_letter_through(seed: int) -> Setup:
     """triu(diagonal=2): off by one."""
-    return Setup(Lm(lambda n: torch.triu(torch.full((n, n), -math.inf), diagonal=2)), letters(12, 16, seed), lm_loss, adam(3e-3), {"causal": True})
+    return Setup(Lm(lambda n: torch.triu(torch.full((n, n), -math.inf), diagonal=2)), letters(12, 16, seed), per_letter, adam(3e-3), {"causal": True})
 
 
 @faulty("GG306")
@@ -1086,7 +1013,7 @@ def symmetric_padding_in_a_causal_convolution(seed: int) -> Setup:
             h = self.embed(x).transpose(1, 2)
             return self.head(F.gelu(self.b(F.gelu(self.a(h)))).transpose(1, 2))
 
-    return Setup(Net(), letters(12, 16, seed), lm_loss, adam(3e-3), {"causal": True})
+    return Setup(Net(), letters(12, 16, seed), per_letter, adam(3e-3), {"causal": True})
 
 
 # --- NumPy -------------------------------------------------------------------------------------------------------------
@@ -1100,32 +1027,24 @@ def _numpy_net(seed: int, sizes: tuple[int, int, int], scale: float) -> dict[str
 
 def _forward(m: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     h = np.tanh(x @ m["w1"] + m["b1"])
-    z = h @ m["w2"] + m["b2"]
-    e = np.exp(z - z.max(1, keepdims=True))
-    return h, e / e.sum(1, keepdims=True)
+    return h, softmax(h @ m["w2"] + m["b2"])
 
 
 def _np_loss(m: Any, b: Any) -> float:
-    return float(-np.log(_forward(m, b[0])[1][np.arange(len(b[1])), b[1]] + 1e-300).mean())
+    return log_loss(_forward(m, b[0])[1], b[1])
 
 
 def _np_grad(m: Any, b: Any) -> dict[str, np.ndarray]:
     h, p = _forward(m, b[0])
-    d = p.copy()
-    d[np.arange(len(b[1])), b[1]] -= 1
-    d /= len(b[1])
+    d = log_loss_slope(p, b[1])
     back = d @ m["w2"].T * (1 - h**2)
     return {"w1": b[0].T @ back, "b1": back.sum(0), "w2": h.T @ d, "b2": d.sum(0)}
-
-
-def _np_rows(name: str, size: int, seed: int) -> list[Any]:
-    return [(x.double().numpy(), y.numpy()) for x, y in rows(*table(name), size, seed)]
 
 
 @faulty("GG206", "GG303", "GG204")
 def numpy_zeros(seed: int) -> Setup:
     """np.zeros for every weight."""
-    return Setup(_numpy_net(seed, (13, 16, 3), 0.0), _np_rows("wine", 32, seed), _np_loss, gg.SGD(0.1), {"grad": _np_grad})
+    return Setup(_numpy_net(seed, (13, 16, 3), 0.0), numpy_rows(table("wine"), 32, seed), _np_loss, gg.SGD(0.1), {"grad": _np_grad})
 
 
 @faulty("GG401", "GG402", "GG406")
@@ -1134,13 +1053,13 @@ def numpy_plus_for_minus(seed: int) -> Setup:
     def grad(m: Any, b: Any) -> Any:
         return {k: -v for k, v in _np_grad(m, b).items()}
 
-    return Setup(_numpy_net(seed, (4, 16, 3), 0.4), _np_rows("iris", 30, seed), _np_loss, gg.SGD(0.1), {"grad": grad})
+    return Setup(_numpy_net(seed, (4, 16, 3), 0.4), numpy_rows(table("iris"), 30, seed), _np_loss, gg.SGD(0.1), {"grad": grad})
 
 
 @faulty("GG401")
 def numpy_rate_of_fifty(seed: int) -> Setup:
     """SGD at 50."""
-    return Setup(_numpy_net(seed, (64, 32, 10), 0.2), _np_rows("digits", 32, seed), _np_loss, gg.SGD(50.0), {"grad": _np_grad})
+    return Setup(_numpy_net(seed, (64, 32, 10), 0.2), numpy_rows(table("digits"), 32, seed), _np_loss, gg.SGD(50.0), {"grad": _np_grad})
 
 
 @faulty("GG303", "GG105", "GG101")
@@ -1150,13 +1069,13 @@ def numpy_forgotten_layer(seed: int) -> Setup:
         g = _np_grad(m, b)
         return {**g, "w1": np.zeros_like(g["w1"]), "b1": np.zeros_like(g["b1"])}
 
-    return Setup(_numpy_net(seed, (13, 16, 3), 0.3), _np_rows("wine", 32, seed), _np_loss, gg.SGD(0.1), {"grad": grad})
+    return Setup(_numpy_net(seed, (13, 16, 3), 0.3), numpy_rows(table("wine"), 32, seed), _np_loss, gg.SGD(0.1), {"grad": grad})
 
 
 @faulty("GG202", "GG404", "GG401", "GG502")
 def numpy_saturated(seed: int) -> Setup:
     """randn weights on 13 raw columns: every tanh at its limit."""
     x, y = table("wine", scaled=False)
-    batches = [(a.double().numpy(), b.numpy()) for a, b in rows(x, y, 32, seed)]
+    batches = numpy_rows((x, y), 32, seed)
     return Setup(_numpy_net(seed, (13, 16, 3), 1.0), batches, _np_loss, gg.SGD(0.01),
                  {"grad": _np_grad, "activations": lambda m, b: {"tanh": _forward(m, b[0])[0]}})

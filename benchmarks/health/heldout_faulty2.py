@@ -14,35 +14,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name that everybody uses
 
 import gradguard as gg
-from benchmarks.health.heldout_data import (
-    LETTERS,
-    Draw,
-    Setup,
-    adam,
-    ce,
-    cycle,
-    friedman,
-    letters,
-    mlp,
-    moons,
-    mse,
-    noise,
-    rows,
-    sgd,
-    table,
-)
+from benchmarks.health.heldout_batches import letters, rows
+from benchmarks.health.heldout_data import LETTERS, friedman, images, moons, noise, table
+from benchmarks.health.heldout_layers import mlp
+from benchmarks.health.heldout_loops import adam, ce, compete, mse, per_letter, scheduled, sgd, stepped, watched
+from benchmarks.health.heldout_numpy import log_loss, log_loss_slope, numpy_rows, softmax
+from benchmarks.health.heldout_programs import Draw, Setup
 
 faulty = Draw()
 optim = torch.optim
-
-
-def images() -> tuple[Tensor, Tensor]:
-    x, y = table("digits")
-    return x.reshape(-1, 1, 8, 8), y
-
-
-def lm_loss(m: Any, b: Any) -> Tensor:
-    return F.cross_entropy(m(b[0]).flatten(0, 1), b[1].flatten())
 
 
 def cnn(*last: nn.Module, act: type[nn.Module] = nn.ReLU) -> nn.Sequential:
@@ -70,7 +50,7 @@ def tanh_logits_of_an_lstm(seed: int) -> Setup:
         def forward(self, x: Tensor) -> Tensor:
             return torch.tanh(self.head(self.rnn(self.embed(x))[0]))
 
-    return Setup(Net(), letters(12, 16, seed), lm_loss, adam(5e-3))
+    return Setup(Net(), letters(12, 16, seed), per_letter, adam(5e-3))
 
 
 @faulty("GG501")
@@ -197,7 +177,7 @@ def every_label_is_ignored(seed: int) -> Setup:
     batches = []
     for i, (x, y) in enumerate(letters(8, 12, seed)):
         batches.append((x, torch.full_like(y, -100) if i % 5 == 2 else y))
-    return Setup(nn.Sequential(nn.Embedding(len(LETTERS), 24), nn.Linear(24, len(LETTERS))), batches, lm_loss, adam(1e-2))
+    return Setup(nn.Sequential(nn.Embedding(len(LETTERS), 24), nn.Linear(24, len(LETTERS))), batches, per_letter, adam(1e-2))
 
 
 @faulty("GG102", "GG203", "GG402")
@@ -411,22 +391,11 @@ def both_optimizers_hold_the_critic(seed: int) -> Setup:
     generator, critic = mlp(4, 24, 2), mlp(2, 24, 1)
     both = (optim.Adam(critic.parameters(), lr=1e-3), optim.Adam(critic.parameters(), lr=1e-3))
     x, _ = moons()
-    batches = rows(x, x, 32, seed)
-    bce = F.binary_cross_entropy_with_logits
 
-    def loop(watch: Any) -> None:
-        for b in cycle(batches, 60):
-            fake = generator(torch.randn(32, 4))
-            both[1].zero_grad()
-            (bce(critic(b[0]), torch.ones(32, 1)) + bce(critic(fake.detach()), torch.zeros(32, 1))).backward()
-            both[1].step()
-            both[0].zero_grad()
-            g = bce(critic(fake), torch.ones(32, 1))
-            g.backward()
-            both[0].step()
-            watch.record(loss=g)
+    def step(i: int, b: Any) -> Tensor:
+        return compete(generator, critic, *both, b[0])
 
-    return Setup(nn.ModuleDict({"g": generator, "d": critic}), batches, None, both, {"objective": "adversarial"}, loop=loop)
+    return watched(nn.ModuleDict({"g": generator, "d": critic}), rows(x, x, 32, seed), both, step, 60, objective="adversarial")
 
 
 # --- data --------------------------------------------------------------------------------------------------------------
@@ -496,16 +465,6 @@ def absolute_penalty_of_one(seed: int) -> Setup:
     return Setup(mlp(64, 48, 10), rows(*table("digits"), 32, seed), lambda m, b: ce(m, b) + sum(p.abs().sum() for p in m.parameters()), adam(1e-3))
 
 
-def _loop(seed: int, net: Any, data: Any, optimizer: Any, step: Any, steps: int = 80) -> Setup:
-    batches = rows(*data, 32, seed)
-
-    def loop(watch: Any) -> None:
-        for i, b in enumerate(cycle(batches, steps)):
-            watch.record(loss=step(i, b))
-
-    return Setup(net, batches, ce, optimizer, loop=loop)
-
-
 @faulty("GG403", "GG303")
 def clipped_to_nothing(seed: int) -> Setup:
     """clip_grad_norm_ with a norm of 0."""
@@ -520,7 +479,7 @@ def clipped_to_nothing(seed: int) -> Setup:
         optimizer.step()
         return loss
 
-    return _loop(seed, net, table("wine"), optimizer, step)
+    return stepped(seed, net, table("wine"), optimizer, step)
 
 
 @faulty("GG402", "GG401")
@@ -529,16 +488,7 @@ def steps_of_ten(seed: int) -> Setup:
     net = mlp(64, 48, 10)
     optimizer = optim.SGD(net.parameters(), lr=0.01)
     schedule = optim.lr_scheduler.StepLR(optimizer, 15, 10.0)
-
-    def step(i: int, b: Any) -> Tensor:
-        optimizer.zero_grad()
-        loss = ce(net, b)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        return loss
-
-    return _loop(seed, net, table("digits"), optimizer, step)
+    return stepped(seed, net, table("digits"), optimizer, scheduled(net, optimizer, schedule))
 
 
 @faulty("GG303", "GG403", "GG304")
@@ -553,7 +503,7 @@ def loop_without_a_step(seed: int) -> Setup:
         loss.backward()
         return loss
 
-    return _loop(seed, net, table("digits"), optimizer, step)
+    return stepped(seed, net, table("digits"), optimizer, step)
 
 
 # --- leaks and precision -----------------------------------------------------------------------------------------------
@@ -573,7 +523,7 @@ def mask_of_zeros_and_ones(seed: int) -> Setup:
             scores = q @ k.transpose(1, 2) / math.sqrt(24) + torch.tril(torch.ones(x.shape[1], x.shape[1]))
             return self.head(h + torch.softmax(scores, -1) @ v)
 
-    return Setup(Lm(), letters(12, 16, seed), lm_loss, adam(3e-3), {"causal": True})
+    return Setup(Lm(), letters(12, 16, seed), per_letter, adam(3e-3), {"causal": True})
 
 
 @faulty("GG306")
@@ -587,7 +537,7 @@ def language_model_in_both_directions(seed: int) -> Setup:
         def forward(self, x: Tensor) -> Tensor:
             return self.head(self.rnn(self.embed(x))[0])
 
-    return Setup(Lm(), letters(12, 16, seed), lm_loss, adam(5e-3), {"causal": True})
+    return Setup(Lm(), letters(12, 16, seed), per_letter, adam(5e-3), {"causal": True})
 
 
 @faulty("GG305")
@@ -643,38 +593,30 @@ def _np_net(seed: int, sizes: tuple[int, int, int], fill: float | None = None) -
 
 def _np_pass(m: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     h = np.maximum(x @ m["a"]["w"] + m["a"]["b"], 0)
-    z = h @ m["c"]["w"] + m["c"]["b"]
-    e = np.exp(z - z.max(1, keepdims=True))
-    return h, e / e.sum(1, keepdims=True)
+    return h, softmax(h @ m["c"]["w"] + m["c"]["b"])
 
 
 def _np_loss(m: Any, b: Any) -> float:
-    return float(-np.log(_np_pass(m, b[0])[1][np.arange(len(b[1])), b[1]] + 1e-300).mean())
+    return log_loss(_np_pass(m, b[0])[1], b[1])
 
 
 def _np_grad(m: Any, b: Any) -> dict[str, Any]:
     h, p = _np_pass(m, b[0])
-    d = p.copy()
-    d[np.arange(len(b[1])), b[1]] -= 1
-    d /= len(b[1])
+    d = log_loss_slope(p, b[1])
     back = (d @ m["c"]["w"].T) * (h > 0)
     return {"a": {"w": b[0].T @ back, "b": back.sum(0)}, "c": {"w": h.T @ d, "b": d.sum(0)}}
-
-
-def _np_rows(name: str, seed: int) -> list[Any]:
-    return [(x.double().numpy(), y.numpy()) for x, y in rows(*table(name), 32, seed)]
 
 
 @faulty("GG206")
 def numpy_all_the_same(seed: int) -> Setup:
     """np.full(.., 0.1) for every weight."""
-    return Setup(_np_net(seed, (64, 24, 10), 0.1), _np_rows("digits", seed), _np_loss, gg.SGD(0.1), {"grad": _np_grad})
+    return Setup(_np_net(seed, (64, 24, 10), 0.1), numpy_rows(table("digits"), 32, seed), _np_loss, gg.SGD(0.1), {"grad": _np_grad})
 
 
 @faulty("GG403")
 def numpy_rate_of_1e_8(seed: int) -> Setup:
     """SGD at 1e-8."""
-    return Setup(_np_net(seed, (13, 24, 3)), _np_rows("wine", seed), _np_loss, gg.SGD(1e-8), {"grad": _np_grad})
+    return Setup(_np_net(seed, (13, 24, 3)), numpy_rows(table("wine"), 32, seed), _np_loss, gg.SGD(1e-8), {"grad": _np_grad})
 
 
 @faulty("GG401", "GG404")
@@ -684,7 +626,7 @@ def numpy_sum_for_mean(seed: int) -> Setup:
         g = _np_grad(m, b)
         return {k: {n: v * len(b[1]) for n, v in layer.items()} for k, layer in g.items()}
 
-    return Setup(_np_net(seed, (64, 24, 10)), _np_rows("digits", seed), lambda m, b: _np_loss(m, b) * len(b[1]), gg.SGD(1.0), {"grad": grad})
+    return Setup(_np_net(seed, (64, 24, 10)), numpy_rows(table("digits"), 32, seed), lambda m, b: _np_loss(m, b) * len(b[1]), gg.SGD(1.0), {"grad": grad})
 
 
 @faulty("GG201", "GG204")
@@ -692,4 +634,4 @@ def numpy_dead(seed: int) -> Setup:
     """Biases of -20 before the ReLU."""
     net = _np_net(seed, (13, 24, 3))
     net["a"]["b"] -= 20.0
-    return Setup(net, _np_rows("wine", seed), _np_loss, gg.SGD(0.1), {"grad": _np_grad, "activations": lambda m, b: {"relu": _np_pass(m, b[0])[0]}})
+    return Setup(net, numpy_rows(table("wine"), 32, seed), _np_loss, gg.SGD(0.1), {"grad": _np_grad, "activations": lambda m, b: {"relu": _np_pass(m, b[0])[0]}})

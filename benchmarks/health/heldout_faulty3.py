@@ -8,7 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name that everybody uses
 
-from benchmarks.health.heldout_data import Draw, Setup, adam, ce, cycle, friedman, mlp, moons, mse, noise, rows, sgd, table
+from benchmarks.health.heldout_batches import rows
+from benchmarks.health.heldout_data import friedman, moons, noise, table
+from benchmarks.health.heldout_layers import mlp
+from benchmarks.health.heldout_loops import adam, ce, compete, descend, mse, sgd, stepped, watched
+from benchmarks.health.heldout_programs import Draw, Setup
 
 faulty = Draw()
 optim = torch.optim
@@ -153,16 +157,6 @@ def where_hides_a_nan(seed: int) -> Setup:
     return Setup(Net(), rows(*table("wine"), 32, seed), ce, adam(1e-3))
 
 
-def _loop(seed: int, net: Any, data: Any, optimizer: Any, step: Any, steps: int = 80) -> Setup:
-    batches = rows(*data, 32, seed)
-
-    def loop(watch: Any) -> None:
-        for i, b in enumerate(cycle(batches, steps)):
-            watch.record(loss=step(i, b))
-
-    return Setup(net, batches, ce, optimizer, loop=loop)
-
-
 @faulty("GG304")
 def zero_grad_only_at_the_start(seed: int) -> Setup:
     """zero_grad before the loop."""
@@ -177,7 +171,7 @@ def zero_grad_only_at_the_start(seed: int) -> Setup:
         optimizer.step()
         return loss
 
-    return _loop(seed, net, table("digits"), optimizer, step)
+    return stepped(seed, net, table("digits"), optimizer, step)
 
 
 @faulty("GG303", "GG403")
@@ -193,7 +187,7 @@ def cleared_between_backward_and_step(seed: int) -> Setup:
         optimizer.step()
         return loss
 
-    return _loop(seed, net, table("wine"), optimizer, step)
+    return stepped(seed, net, table("wine"), optimizer, step)
 
 
 @faulty("GG402", "GG401")
@@ -205,13 +199,9 @@ def warm_up_that_never_ends(seed: int) -> Setup:
     def step(i: int, b: Any) -> Tensor:
         for group in optimizer.param_groups:
             group["lr"] = 0.02 * 1.15**i
-        optimizer.zero_grad()
-        loss = ce(net, b)
-        loss.backward()
-        optimizer.step()
-        return loss
+        return descend(net, optimizer, b)
 
-    return _loop(seed, net, table("breast_cancer"), optimizer, step, 100)
+    return stepped(seed, net, table("breast_cancer"), optimizer, step, 100)
 
 
 @faulty("GG303", "GG402", "GG203", "GG302")
@@ -220,19 +210,8 @@ def critic_without_its_optimizer(seed: int) -> Setup:
     generator, critic = mlp(4, 24, 2), mlp(2, 24, 1)
     g, d = optim.Adam(generator.parameters(), lr=1e-3), optim.Adam(mlp(2, 24, 1).parameters(), lr=1e-3)
     x, _ = moons()
-    batches = rows(x, x, 32, seed)
-    bce = F.binary_cross_entropy_with_logits
 
-    def loop(watch: Any) -> None:
-        for b in cycle(batches, 60):
-            fake = generator(torch.randn(32, 4))
-            d.zero_grad()
-            (bce(critic(b[0]), torch.ones(32, 1)) + bce(critic(fake.detach()), torch.zeros(32, 1))).backward()
-            d.step()
-            g.zero_grad()
-            loss = bce(critic(fake), torch.ones(32, 1))
-            loss.backward()
-            g.step()
-            watch.record(loss=loss)
+    def step(i: int, b: Any) -> Tensor:
+        return compete(generator, critic, g, d, b[0])
 
-    return Setup(nn.ModuleDict({"g": generator, "d": critic}), batches, None, (g, d), {"objective": "adversarial"}, loop=loop)
+    return watched(nn.ModuleDict({"g": generator, "d": critic}), rows(x, x, 32, seed), (g, d), step, 60, objective="adversarial")

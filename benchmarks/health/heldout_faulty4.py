@@ -14,47 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name that everybody uses
 
 import gradguard as gg
-from benchmarks.health.heldout_data import adam, ce, mlp, mse, sgd
-from benchmarks.health.heldout_nets import (
-    VOCABULARY,
-    Attention,
-    Fn,
-    Positions,
-    Quantised,
-    Recurrent,
-    Residual,
-    Segmenter,
-    Table,
-    Variational,
-    Written,
-    binary,
-    block,
-    by,
-    changed,
-    clusters,
-    cnn,
-    digits_numpy,
-    forever,
-    freeze,
-    graph,
-    image,
-    itself,
-    language_model,
-    made,
-    on,
-    own,
-    padded,
-    pairs,
-    patches,
-    per_letter,
-    sequences,
-    squares,
-    steps,
-    text,
-    use,
-    weights,
-    whole,
-)
+from benchmarks.health.heldout_batches import made, on, pairs, text, whole
+from benchmarks.health.heldout_data import VOCABULARY, clusters, graph, padded, sequences, squares
+from benchmarks.health.heldout_layers import Attention, Fn, Positions, Recurrent, Residual, block, cnn, image, mlp
+from benchmarks.health.heldout_loops import adam, binary, by, ce, cycle, itself, mse, own, per_letter, sgd, steps, use
+from benchmarks.health.heldout_nets import Quantised, Segmenter, Variational, changed, freeze, language_model, patches, weights
+from benchmarks.health.heldout_numpy import Written, digits_numpy
+from benchmarks.health.heldout_programs import Table
 
 
 class Cosine(nn.Linear):
@@ -103,8 +69,6 @@ case("summed squares of a decoder at a mean's rate", "GG404 GG401 GG302", lambda
 case("l1 penalty of 1", "GG406", lambda: mlp(30, 16, 2), on("breast_cancer"), lambda m, b: ce(m, b) + 1.0 * sum(p.abs().sum() for p in m.parameters()), adam(1e-2), steps=300)
 case("weight decay of 5", "GG406 GG401", lambda: mlp(64, 32, 10), on("digits"), ce, sgd(0.05, weight_decay=5.0), steps=200)
 case("decoupled weight decay of 100", "GG401 GG406 GG201", lambda: mlp(13, 24, 3), on("wine"), ce, use("AdamW", 1e-2, weight_decay=100.0), steps=200)
-
-
 
 
 case("kl weight of 100", "GG406 GG204 GG207", lambda: Variational(100.0), on("digits"), own, adam(3e-3), steps=300)
@@ -276,8 +240,6 @@ class Experts(nn.Module):
 case("one expert takes all", "GG207", lambda: Experts(30.0), on("digits"), ce, adam(3e-3), steps=150)
 
 
-
-
 case("a codebook far from its encoder", "GG207 GG204", Quantised, on("digits"), own, adam(1e-3), steps=200)
 case("only pairs that belong together", "GG204", lambda: mlp(64, 32, 8), lambda s: [(a, a + 0.1 * torch.randn(a.shape, generator=torch.Generator().manual_seed(s))) for a, _, _ in pairs()(s)], lambda m, b: F.mse_loss(m(b[0]), m(b[1])), adam(1e-2), steps=300)
 
@@ -325,9 +287,7 @@ loop("half precision without scaling", "GG307", lambda: mlp(10, 32, 32, 1, act=n
 def duel(model: Any, optimizers: Any, seed: int, watch: Any) -> None:
     """Both optimizers were given the generator; the discriminator never learns."""
     for_d, for_g = optimizers
-    for i, (real, _) in enumerate(forever(on("moons")(seed))):
-        if i == 80:
-            break
+    for real, _ in cycle(on("moons")(seed), 80):
         fake, one, zero = model["g"](torch.randn(len(real), 4)), torch.ones(len(real), 1), torch.zeros(len(real), 1)
         for_d.zero_grad()
         loss = F.binary_cross_entropy_with_logits(model["d"](real), one) + F.binary_cross_entropy_with_logits(model["d"](fake.detach()), zero)
@@ -342,10 +302,6 @@ def duel(model: Any, optimizers: Any, seed: int, watch: Any) -> None:
 loop("the discriminator's optimizer holds the generator", "GG303", lambda: nn.ModuleDict({"g": mlp(4, 24, 2), "d": mlp(2, 24, 1)}), duel, lambda g: [torch.optim.Adam(g.parameters(), lr=1e-3) for _ in range(2)], holds=lambda m: m["g"], objective="adversarial")
 
 # ---- NumPy nets with gradients by hand -------------------------------------------------------------------------------------------
-
-
-
-
 
 
 def numpy_case(name: str, codes: str, net: Written, scale: float, lr: float, data: float = 1.0, bias: float = 0.0) -> None:
@@ -363,8 +319,6 @@ numpy_case("numpy with saturated sigmoids", "GG202 GG301 GG502 GG503 GG401", Wri
 numpy_case("numpy at 1e-8", "GG403", Written(), 0.1, 1e-8)
 
 # ---- segmentation, and nets inside nets --------------------------------------------------------------------------------------------
-
-
 
 
 case("sigmoid before bce with logits in a u-net", "GG501", lambda: Segmenter(nn.Sigmoid()), made(squares, size=16), by(F.binary_cross_entropy_with_logits), adam(1e-2), steps=100)

@@ -18,42 +18,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name that everybody uses
 
 import gradguard as gg
-from benchmarks.health.heldout_data import Batch, adam, ce, letters, mlp, mse, sgd
-from benchmarks.health.heldout_nets import (
-    VOCABULARY,
-    Attention,
-    Body,
-    Fn,
-    Positions,
-    Recurrent,
-    Residual,
-    Segmenter,
-    Table,
-    Written,
-    binary,
-    block,
-    by,
-    changed,
-    cnn,
-    digits_numpy,
-    forever,
-    graph,
-    image,
-    itself,
-    language_model,
-    made,
-    on,
-    own,
-    patches,
-    per_letter,
-    sequences,
-    squares,
-    steps,
-    text,
-    use,
-    weights,
-    whole,
-)
+from benchmarks.health.heldout_batches import letters, made, on, text, whole
+from benchmarks.health.heldout_data import VOCABULARY, graph, sequences, squares
+from benchmarks.health.heldout_layers import Attention, Fn, Positions, Recurrent, Residual, block, cnn, image, mlp
+from benchmarks.health.heldout_loops import adam, binary, by, ce, cycle, itself, learn, mse, own, per_letter, sgd, steps, use
+from benchmarks.health.heldout_nets import Segmenter, changed, language_model, patches, weights
+from benchmarks.health.heldout_numpy import Written, digits_numpy, numpy_floats, softmax
+from benchmarks.health.heldout_programs import Batch, Body, Table
 
 faulty = Table()
 case, loop = faulty.case, faulty.loop
@@ -379,9 +350,7 @@ def body(step: Callable[[Any, Any, Any, int], None], data: Any, loss: Any, count
     """A loop whose part after the loss is ``step(model, optimizer, loss, i)``."""
 
     def run(model: Any, optimizer: Any, seed: int, watch: Any) -> None:
-        for i, batch in enumerate(forever(data(seed))):
-            if i == count:
-                return
+        for i, batch in enumerate(cycle(data(seed), count)):
             value = loss(model, batch)
             watch.record(loss=value)
             step(model, optimizer, value, i)
@@ -437,14 +406,9 @@ def by_plateau(mode: str) -> Body:
 
     def run(model: Any, optimizer: Any, seed: int, watch: Any) -> None:
         plateau = schedules.ReduceLROnPlateau(optimizer, mode=mode, patience=1, min_lr=0.0, eps=0.0)  # type: ignore[arg-type]
-        for i, batch in enumerate(forever(on("digits")(seed))):
-            if i == 200:
-                return
+        for batch in cycle(on("digits")(seed), 200):
             value = ce(model, batch)
-            watch.record(loss=value)
-            optimizer.zero_grad()
-            value.backward()
-            optimizer.step()
+            learn(watch, optimizer, value)
             plateau.step(value.item())
 
     return run
@@ -459,9 +423,7 @@ def restored(model: Any, optimizer: Any, seed: int, watch: Any) -> None:
 def uncleared_game(model: Any, optimizers: Any, seed: int, watch: Any) -> None:
     """The generator's loss leaves its gradient in both nets, and neither optimizer clears."""
     for_g, for_d = optimizers
-    for i, (real, _) in enumerate(forever(on("moons")(seed))):
-        if i == 100:
-            return
+    for real, _ in cycle(on("moons")(seed), 100):
         fake = model["g"](torch.randn(len(real), 4))
         loss = F.binary_cross_entropy_with_logits(model["d"](real), torch.ones(len(real), 1)) + F.binary_cross_entropy_with_logits(model["d"](fake.detach()), torch.zeros(len(real), 1))
         watch.record(loss=loss)
@@ -474,9 +436,7 @@ def uncleared_game(model: Any, optimizers: Any, seed: int, watch: Any) -> None:
 def halves(model: Any, optimizers: Any, seed: int, watch: Any) -> None:
     """Encoder and decoder have an optimizer each; the encoder's is never stepped."""
     for_encoder, for_decoder = optimizers
-    for i, (x, _) in enumerate(forever(on("digits")(seed))):
-        if i == 150:
-            return
+    for x, _ in cycle(on("digits")(seed), 150):
         for_encoder.zero_grad()
         for_decoder.zero_grad()
         loss = F.mse_loss(model["decoder"](model["encoder"](x)), x)
@@ -536,9 +496,7 @@ class Deep:
         return h
 
     def probabilities(self, p: Any, x: Any) -> Any:
-        z = self.layers(p, x)[-1]
-        e = np.exp(z - z.max(1, keepdims=True))
-        return e / e.sum(1, keepdims=True)
+        return softmax(self.layers(p, x)[-1])
 
     def loss(self, p: Any, batch: Any) -> Any:
         return -(batch[1] * np.log(self.probabilities(p, batch[0]))).sum(1).mean()
@@ -570,7 +528,7 @@ class Line:
 
 
 def line_rows(scaled: bool) -> Callable[[int], list[Any]]:
-    return lambda seed: [(x.numpy().astype(float), y.numpy().astype(float)) for x, y in on("friedman", 64, scaled=scaled)(seed)]
+    return numpy_floats(on("friedman", 64, scaled=scaled))
 
 
 def wide() -> dict[str, Any]:

@@ -7,111 +7,28 @@ the row's own loop with seed 0: first loss -> mean of the last 24, and the entro
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from sklearn import datasets
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name that everybody uses
 
 import gradguard as gg
-from benchmarks.health.heldout_data import Batch, adam, ce, mlp, mse, sgd
-from benchmarks.health.heldout_nets import (
-    VOCABULARY,
-    Body,
-    Data,
-    Fn,
-    Recurrent,
-    Table,
-    Written,
-    by,
-    changed,
-    digits_numpy,
-    forever,
-    made,
-    on,
-    patches,
-    per_letter,
-    sequences,
-    steps,
-    text,
-    use,
-    weights,
-)
+from benchmarks.health.heldout_batches import made, on, text
+from benchmarks.health.heldout_data import VOCABULARY, bags, blobs, houses, reviews, rings, sequences, series, waves
+from benchmarks.health.heldout_layers import Fn, Recurrent, mlp
+from benchmarks.health.heldout_loops import adam, by, ce, cycle, mse, per_letter, sgd, steps, use
+from benchmarks.health.heldout_nets import changed, forecaster, patches, signal_net, weights
+from benchmarks.health.heldout_numpy import Written, digits_numpy
+from benchmarks.health.heldout_programs import Batch, Body, Data, Table
 
 faulty = Table()
 case, loop = faulty.case, faulty.loop
 schedules = torch.optim.lr_scheduler
 
-# ---- data and nets of this draw ---------------------------------------------------------------------------------------------
-
-
-def waves(n: int = 480, length: int = 48) -> Batch:
-    """Noisy sines, squares and saws (n, 1, length) of any phase and of two to four periods, and which of the three it is."""
-    g = torch.Generator().manual_seed(61)
-    y = torch.arange(n) % 3
-    t = torch.linspace(0, 1, length)[None] * (2 + 2 * torch.rand(n, 1, generator=g)) + torch.rand(n, 1, generator=g)
-    sine = (2 * math.pi * t).sin()
-    shapes = torch.stack([sine, sine.sign(), 2 * (t % 1) - 1], 1)
-    return shapes[torch.arange(n), y][:, None] + 0.1 * torch.randn(n, 1, length, generator=g), y
-
-
-def houses(n: int = 480, scaled: bool = True) -> Batch:
-    """Rooms, area, year and distance, and the price in thousands, about 100 to 700."""
-    g = torch.Generator().manual_seed(62)
-    u = torch.rand(n, 4, generator=g)
-    rooms, area, year, distance = (1 + 7 * u[:, 0]).floor(), 30 + 220 * u[:, 1], (1900 + 120 * u[:, 2]).floor(), 30 * u[:, 3]
-    price = 50 + 2 * area + 10 * rooms + 0.5 * (year - 1900) - 3 * distance + 15 * torch.randn(n, generator=g)
-    x = torch.stack([rooms, area, year, distance], 1)
-    return ((x - x.mean(0)) / x.std(0), (price - price.mean()) / price.std()) if scaled else (x, price)
-
-
-def series(n: int = 480, length: int = 24) -> Batch:
-    """Windows of a sum of two sines as (n, length, 1), and the next value."""
-    t = torch.arange(n + length).float()
-    s = (0.3 * t).sin() + 0.5 * (0.11 * t).sin() + 0.05 * torch.randn(n + length, generator=torch.Generator().manual_seed(63))
-    windows = s.unfold(0, length + 1, 1)[:n]
-    return windows[:, :-1, None], windows[:, -1]
-
-
-def rings(n: int = 480) -> Batch:
-    x, y = datasets.make_circles(n, noise=0.08, factor=0.5, random_state=6)
-    return torch.tensor(x, dtype=torch.float32), torch.tensor(y)
-
-
-def blobs(n: int = 480, classes: int = 5) -> Batch:
-    x, y = datasets.make_blobs(n, 6, centers=classes, cluster_std=1.5, random_state=6)
-    return torch.tensor((x - x.mean(0)) / x.std(0), dtype=torch.float32), torch.tensor(y)
-
-
-def reviews(n: int = 480, words: int = 50, length: int = 16) -> Batch:
-    """Ids of words; the label is whether more words are from the first half."""
-    ids = torch.randint(0, words, (n, length), generator=torch.Generator().manual_seed(64))
-    return ids, ((ids < words // 2).sum(1) > length // 2).long()
-
-
-def bags(n: int = 480, words: int = 30) -> Batch:
-    """Counts of words, and which half occurs more often; a few documents are empty."""
-    g = torch.Generator().manual_seed(65)
-    x = torch.poisson(torch.full((n, words), 0.3), generator=g)
-    x[::40] = 0
-    return x, (x[:, : words // 2].sum(1) > x[:, words // 2 :].sum(1)).long()
-
-
-def signal_net(layers: int = 2, *, width: int = 12, norm: bool = False, last: tuple[nn.Module, ...] = ()) -> nn.Sequential:
-    """Convolutions over time, the mean over time, and a linear head of three classes."""
-    parts: list[nn.Module] = []
-    for i in range(layers):
-        parts += [nn.Conv1d(width if i else 1, width, 5, padding=2), *([nn.BatchNorm1d(width)] if norm else []), nn.ReLU()]
-    return nn.Sequential(*parts, nn.AdaptiveAvgPool1d(4), nn.Flatten(), nn.Linear(4 * width, 3), *last)
-
-
-def forecaster(kind: str = "GRU", **more: Any) -> Recurrent:
-    return Recurrent(kind, 1, 24, 1, **more)
-
+# ---- data of this draw ------------------------------------------------------------------------------------------------------
 
 signals, homes, raw_homes, windows = made(waves), made(houses), made(houses, scaled=False), made(series)
 
@@ -233,9 +150,7 @@ def once_an_epoch(data: Data, loss: Any, count: int, epoch: int) -> Body:
     """Gradients are cleared at the beginning of an epoch only."""
 
     def body(model: Any, optimizer: Any, seed: int, watch: Any) -> None:
-        for i, batch in enumerate(forever(data(seed))):
-            if i == count:
-                return
+        for i, batch in enumerate(cycle(data(seed), count)):
             if i % epoch == 0:
                 optimizer.zero_grad()
             value = loss(model, batch)
@@ -248,9 +163,7 @@ def once_an_epoch(data: Data, loss: Any, count: int, epoch: int) -> Body:
 
 def out_of_order(model: Any, optimizer: Any, seed: int, watch: Any) -> None:
     """Clear, step, and only then the backward pass."""
-    for i, batch in enumerate(forever(homes(seed))):
-        if i == 150:
-            return
+    for batch in cycle(homes(seed), 150):
         value = mse(model, batch)
         watch.record(loss=value)
         optimizer.zero_grad()

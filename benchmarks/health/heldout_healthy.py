@@ -17,36 +17,15 @@ from torch.nn.utils import parametrizations, parametrize, prune
 from torch.utils.checkpoint import checkpoint
 
 import gradguard as gg
-from benchmarks.health.heldout_data import (
-    LETTERS,
-    Draw,
-    Setup,
-    adam,
-    ce,
-    cycle,
-    friedman,
-    letters,
-    mlp,
-    moons,
-    mse,
-    noise,
-    rows,
-    sgd,
-    table,
-    xor,
-)
+from benchmarks.health.heldout_batches import letters, rows
+from benchmarks.health.heldout_data import LETTERS, friedman, images, moons, noise, table, xor
+from benchmarks.health.heldout_layers import Lora, mlp
+from benchmarks.health.heldout_loops import adam, ce, compete, descend, mse, per_letter, scheduled, sgd, watched
+from benchmarks.health.heldout_numpy import numpy_rows, softmax
+from benchmarks.health.heldout_programs import Draw, Setup
 
 healthy = Draw()
 optim = torch.optim
-
-
-def images() -> tuple[Tensor, Tensor]:
-    x, y = table("digits")
-    return x.reshape(-1, 1, 8, 8), y
-
-
-def lm_loss(m: Any, b: Any) -> Tensor:
-    return F.cross_entropy(m(b[0]).flatten(0, 1), b[1].flatten())
 
 
 # --- optimizers --------------------------------------------------------------------------------------------------------
@@ -623,7 +602,7 @@ def sequence_to_sequence(seed: int) -> Setup:
             before = F.pad(x.flip(1)[:, :-1], (1, 0))
             return self.head(self.decoder(self.embed(before), h)[0])
 
-    return Setup(Net(), rows(word, word.flip(1), 32, seed), lm_loss, adam(5e-3))
+    return Setup(Net(), rows(word, word.flip(1), 32, seed), per_letter, adam(5e-3))
 
 
 @healthy()
@@ -816,19 +795,6 @@ def monotone_network(seed: int) -> Setup:
     return Setup(net, rows(x, (y - y.mean()) / y.std(), 32, seed), mse, adam(1e-2))
 
 
-class Lora(nn.Module):
-    """A frozen linear layer plus a low-rank update, B = 0."""
-
-    def __init__(self, base: nn.Linear, rank: int = 4) -> None:
-        super().__init__()
-        self.base = base.requires_grad_(False)
-        self.a = nn.Parameter(torch.randn(rank, base.in_features) / math.sqrt(base.in_features))
-        self.b = nn.Parameter(torch.zeros(base.out_features, rank))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.base(x) + x @ self.a.T @ self.b.T
-
-
 @healthy()
 def low_rank_adapters(seed: int) -> Setup:
     x, y = table("digits")
@@ -855,7 +821,7 @@ def tied_letters(seed: int) -> Setup:
         def forward(self, x: Tensor) -> Tensor:
             return self.head(self.rnn(self.embed(x))[0])
 
-    return Setup(Lm(), letters(16, 20, seed), lm_loss, adam(1e-2), {"causal": True, "independent_samples": True})
+    return Setup(Lm(), letters(16, 20, seed), per_letter, adam(1e-2), {"causal": True, "independent_samples": True})
 
 
 @healthy()
@@ -1083,7 +1049,7 @@ class Gpt(nn.Module):
 
 @healthy()
 def small_gpt(seed: int) -> Setup:
-    return Setup(Gpt(), letters(12, 16, seed), lm_loss, lambda p: optim.AdamW(p, lr=3e-3, betas=(0.9, 0.95), weight_decay=0.1),
+    return Setup(Gpt(), letters(12, 16, seed), per_letter, lambda p: optim.AdamW(p, lr=3e-3, betas=(0.9, 0.95), weight_decay=0.1),
                  {"causal": True, "independent_samples": True})
 
 
@@ -1102,7 +1068,7 @@ def causal_convolutions(seed: int) -> Setup:
                 h = h + F.relu(layer(F.pad(h, (2**i, 0))))
             return self.head(h).transpose(1, 2)
 
-    return Setup(Tcn(), letters(12, 20, seed), lm_loss, adam(5e-3), {"causal": True})
+    return Setup(Tcn(), letters(12, 20, seed), per_letter, adam(5e-3), {"causal": True})
 
 
 @healthy()
@@ -1181,7 +1147,7 @@ def masked_letters(seed: int) -> Setup:
         def forward(self, x: Tensor) -> Tensor:
             return self.head(self.block(self.embed(x) + self.place(torch.arange(x.shape[1]))))
 
-    return Setup(Net(), batches, lm_loss, adam(3e-3))
+    return Setup(Net(), batches, per_letter, adam(3e-3))
 
 
 @healthy()
@@ -1367,33 +1333,16 @@ def straight_through_binary(seed: int) -> Setup:
 # --- loops under watch -------------------------------------------------------------------------------------------------
 
 
-def _watched(net: Any, batches: list[Any], optimizer: Any, step: Any, steps: int = 90, **more: Any) -> Setup:
-    def loop(watch: Any) -> None:
-        for i, b in enumerate(cycle(batches, steps)):
-            watch.record(loss=step(i, b))
-
-    return Setup(net, batches, None, optimizer, more, loop=loop)
-
-
 @healthy()
 def watched_gan(seed: int) -> Setup:
     generator, critic = mlp(4, 32, 2), mlp(2, 32, 1, act=nn.LeakyReLU)
     g, d = optim.Adam(generator.parameters(), lr=1e-3, betas=(0.5, 0.99)), optim.Adam(critic.parameters(), lr=1e-3, betas=(0.5, 0.99))
-    bce = F.binary_cross_entropy_with_logits
     x, _ = moons()
 
     def step(i: int, b: Any) -> Tensor:
-        fake = generator(torch.randn(32, 4))
-        d.zero_grad()
-        (bce(critic(b[0]), torch.ones(32, 1)) + bce(critic(fake.detach()), torch.zeros(32, 1))).backward()
-        d.step()
-        g.zero_grad()
-        loss = bce(critic(fake), torch.ones(32, 1))
-        loss.backward()
-        g.step()
-        return loss
+        return compete(generator, critic, g, d, b[0])
 
-    return _watched(nn.ModuleDict({"g": generator, "d": critic}), rows(x, x, 32, seed), (g, d), step, objective="adversarial")
+    return watched(nn.ModuleDict({"g": generator, "d": critic}), rows(x, x, 32, seed), (g, d), step, objective="adversarial")
 
 
 @healthy()
@@ -1419,7 +1368,7 @@ def watched_sharpness_aware(seed: int) -> Setup:
         optimizer.step()
         return loss
 
-    return _watched(net, rows(*table("digits"), 32, seed), optimizer, step)
+    return watched(net, rows(*table("digits"), 32, seed), optimizer, step)
 
 
 @healthy()
@@ -1436,7 +1385,7 @@ def watched_accumulation_with_a_rest(seed: int) -> Setup:
             optimizer.zero_grad()
         return loss
 
-    return _watched(net, rows(*table("digits"), 16, seed), optimizer, step, 120)
+    return watched(net, rows(*table("digits"), 16, seed), optimizer, step, 120)
 
 
 @healthy()
@@ -1448,14 +1397,14 @@ def watched_warm_up_and_cosine(seed: int) -> Setup:
 
     def step(i: int, b: Any) -> Tensor:
         optimizer.zero_grad()
-        loss = lm_loss(net, b)
+        loss = per_letter(net, b)
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         return loss
 
-    return _watched(net, letters(12, 16, seed), optimizer, step, 80)
+    return watched(net, letters(12, 16, seed), optimizer, step, 80)
 
 
 @healthy()
@@ -1463,16 +1412,7 @@ def watched_one_cycle(seed: int) -> Setup:
     net = mlp(13, 32, 3)
     optimizer = optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
     schedule = optim.lr_scheduler.OneCycleLR(optimizer, 0.3, total_steps=90)
-
-    def step(i: int, b: Any) -> Tensor:
-        optimizer.zero_grad()
-        loss = ce(net, b)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        return loss
-
-    return _watched(net, rows(*table("wine"), 16, seed), optimizer, step)
+    return watched(net, rows(*table("wine"), 16, seed), optimizer, scheduled(net, optimizer, schedule))
 
 
 @healthy()
@@ -1490,7 +1430,7 @@ def watched_lbfgs_closure(seed: int) -> Setup:
 
         return torch.as_tensor(optimizer.step(closure))
 
-    return _watched(net, [(x, y)], optimizer, step, 25)
+    return watched(net, [(x, y)], optimizer, step, 25)
 
 
 @healthy()
@@ -1514,7 +1454,7 @@ def watched_mean_teacher(seed: int) -> Setup:
                 p.lerp_(q, 0.05)
         return loss
 
-    return _watched(net, rows(*table("digits"), 32, seed), optimizer, step)
+    return watched(net, rows(*table("digits"), 32, seed), optimizer, step)
 
 
 @healthy()
@@ -1527,13 +1467,9 @@ def watched_two_phases(seed: int) -> Setup:
     def step(i: int, b: Any) -> Tensor:
         if i == 30:
             net[0].requires_grad_(True)
-        optimizer.zero_grad()
-        loss = ce(net, b)
-        loss.backward()
-        optimizer.step()
-        return loss
+        return descend(net, optimizer, b)
 
-    return _watched(net, rows(*table("digits"), 32, seed), optimizer, step)
+    return watched(net, rows(*table("digits"), 32, seed), optimizer, step)
 
 
 @healthy()
@@ -1561,7 +1497,7 @@ def watched_truncated_recurrence(seed: int) -> Setup:
         optimizer.step()
         return loss
 
-    return _watched(net, letters(12, 12, seed), optimizer, step)
+    return watched(net, letters(12, 12, seed), optimizer, step)
 
 
 @healthy()
@@ -1582,7 +1518,7 @@ def watched_float16_scaler(seed: int) -> Setup:
         scaler.update()
         return loss
 
-    return _watched(net, rows(*table("digits"), 32, seed), optimizer, step)
+    return watched(net, rows(*table("digits"), 32, seed), optimizer, step)
 
 
 @healthy()
@@ -1598,39 +1534,26 @@ def watched_validation_inside(seed: int) -> Setup:
             with torch.no_grad():
                 net(x[:200])
             net.train()
-        optimizer.zero_grad()
-        loss = ce(net, b)
-        loss.backward()
-        optimizer.step()
-        return loss
+        return descend(net, optimizer, b)
 
-    return _watched(net, rows(x, y, 32, seed), optimizer, step)
+    return watched(net, rows(x, y, 32, seed), optimizer, step)
 
 
 # --- NumPy -------------------------------------------------------------------------------------------------------------
 
 
-def _np_rows(data: tuple[Tensor, Tensor], size: int, seed: int) -> list[Any]:
-    return [(x.double().numpy(), y.double().numpy() if y.is_floating_point() else y.numpy()) for x, y in rows(*data, size, seed)]
-
-
-def _softmax(z: np.ndarray) -> np.ndarray:
-    e = np.exp(z - z.max(1, keepdims=True))
-    return e / e.sum(1, keepdims=True)
-
-
 @healthy()
 def numpy_softmax_regression(seed: int) -> Setup:
     def loss(m: Any, b: Any) -> float:
-        p = _softmax(b[0] @ m["w"] + m["b"])
+        p = softmax(b[0] @ m["w"] + m["b"])
         return float(-np.log(p[np.arange(len(p)), b[1]]).mean() + 0.5e-3 * (m["w"] ** 2).sum())
 
     def grad(m: Any, b: Any) -> Any:
-        d = _softmax(b[0] @ m["w"] + m["b"])
+        d = softmax(b[0] @ m["w"] + m["b"])
         d[np.arange(len(d)), b[1]] -= 1
         return {"w": b[0].T @ d / len(d) + 1e-3 * m["w"], "b": d.mean(0)}
 
-    return Setup({"w": np.zeros((4, 3)), "b": np.zeros(3)}, _np_rows(table("iris"), 30, seed), loss, gg.SGD(0.3), {"grad": grad})
+    return Setup({"w": np.zeros((4, 3)), "b": np.zeros(3)}, numpy_rows(table("iris"), 30, seed), loss, gg.SGD(0.3), {"grad": grad})
 
 
 @healthy()
@@ -1652,7 +1575,7 @@ def numpy_relu_regression(seed: int) -> Setup:
 
     model = {"hidden": {"w": random.normal(size=(10, 24)) * math.sqrt(2 / 10), "b": np.zeros(24)},
              "out": {"w": random.normal(size=24) * math.sqrt(1 / 24), "b": np.zeros(())}}
-    return Setup(model, _np_rows(friedman(), 32, seed), loss, gg.SGD(0.02, momentum=0.9),
+    return Setup(model, numpy_rows(friedman(), 32, seed), loss, gg.SGD(0.02, momentum=0.9),
                  {"grad": grad, "activations": lambda m, b: {"relu": forward(m, b[0])[0]}})
 
 

@@ -12,36 +12,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name that everybody uses
 
 import gradguard as gg
-from benchmarks.health.heldout_data import (
-    LETTERS,
-    Draw,
-    Setup,
-    adam,
-    ce,
-    cycle,
-    friedman,
-    letters,
-    mlp,
-    moons,
-    mse,
-    noise,
-    rows,
-    sgd,
-    table,
-    xor,
-)
+from benchmarks.health.heldout_batches import letters, rows
+from benchmarks.health.heldout_data import LETTERS, friedman, images, moons, noise, table, xor
+from benchmarks.health.heldout_layers import mlp
+from benchmarks.health.heldout_loops import adam, ce, descend, mse, per_letter, sgd, watched
+from benchmarks.health.heldout_nets import TimeFirst
+from benchmarks.health.heldout_numpy import numpy_rows
+from benchmarks.health.heldout_programs import Draw, Setup
 
 healthy = Draw()
 optim = torch.optim
-
-
-def images() -> tuple[Tensor, Tensor]:
-    x, y = table("digits")
-    return x.reshape(-1, 1, 8, 8), y
-
-
-def lm_loss(m: Any, b: Any) -> Tensor:
-    return F.cross_entropy(m(b[0]).flatten(0, 1), b[1].flatten())
 
 
 # --- architectures -----------------------------------------------------------------------------------------------------
@@ -193,7 +173,7 @@ def linear_state_space(seed: int) -> Setup:
                 out.append(h)
             return self.head(torch.stack(out, 1) * F.silu(self.gate(e)))
 
-    return Setup(Ssm(), letters(12, 16, seed), lm_loss, adam(1e-2), {"causal": True})
+    return Setup(Ssm(), letters(12, 16, seed), per_letter, adam(1e-2), {"causal": True})
 
 
 @healthy()
@@ -214,21 +194,13 @@ def gated_dilated_convolutions(seed: int) -> Setup:
                 h, total = h + z, total + z
             return self.head(F.relu(total)).transpose(1, 2)
 
-    return Setup(Net(), letters(12, 20, seed), lm_loss, adam(1e-2), {"causal": True, "independent_samples": True})
+    return Setup(Net(), letters(12, 20, seed), per_letter, adam(1e-2), {"causal": True, "independent_samples": True})
 
 
 @healthy()
 def time_first_language_model(seed: int) -> Setup:
     """(T, B, C) outputs, transposed before they meet labels (B, T)."""
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.embed, self.rnn, self.head = nn.Embedding(len(LETTERS), 24), nn.GRU(24, 48), nn.Linear(48, len(LETTERS))
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.head(self.rnn(self.embed(x.T))[0])
-
-    return Setup(Net(), letters(12, 16, seed), lambda m, b: F.cross_entropy(m(b[0]).transpose(0, 1).reshape(-1, len(LETTERS)), b[1].reshape(-1)), adam(1e-2))
+    return Setup(TimeFirst(), letters(12, 16, seed), lambda m, b: F.cross_entropy(m(b[0]).transpose(0, 1).reshape(-1, len(LETTERS)), b[1].reshape(-1)), adam(1e-2))
 
 
 @healthy()
@@ -680,14 +652,6 @@ def lookahead(seed: int) -> Setup:
 # --- loops -------------------------------------------------------------------------------------------------------------
 
 
-def _watched(net: Any, batches: list[Any], optimizer: Any, step: Any, steps: int = 90, **more: Any) -> Setup:
-    def loop(watch: Any) -> None:
-        for i, b in enumerate(cycle(batches, steps)):
-            watch.record(loss=step(i, b))
-
-    return Setup(net, batches, None, optimizer, more, loop=loop)
-
-
 @healthy()
 def watched_plateau_schedule(seed: int) -> Setup:
     net = mlp(64, 48, 10)
@@ -695,14 +659,11 @@ def watched_plateau_schedule(seed: int) -> Setup:
     schedule = optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=10, factor=0.5)
 
     def step(i: int, b: Any) -> Tensor:
-        optimizer.zero_grad()
-        loss = ce(net, b)
-        loss.backward()
-        optimizer.step()
+        loss = descend(net, optimizer, b)
         schedule.step(loss.item())
         return loss
 
-    return _watched(net, rows(*table("digits"), 32, seed), optimizer, step)
+    return watched(net, rows(*table("digits"), 32, seed), optimizer, step)
 
 
 @healthy()
@@ -719,7 +680,7 @@ def watched_alternating_tasks(seed: int) -> Setup:
         optimizer.step()
         return loss
 
-    return _watched(net, rows(*table("digits"), 32, seed), optimizer, step)
+    return watched(net, rows(*table("digits"), 32, seed), optimizer, step)
 
 
 @healthy()
@@ -743,7 +704,7 @@ def watched_clipped_critic(seed: int) -> Setup:
             g.step()
         return loss
 
-    return _watched(nn.ModuleDict({"g": generator, "d": critic}), rows(x, x, 32, seed), (g, d), step, 120, objective="adversarial")
+    return watched(nn.ModuleDict({"g": generator, "d": critic}), rows(x, x, 32, seed), (g, d), step, 120, objective="adversarial")
 
 
 @healthy()
@@ -754,13 +715,9 @@ def watched_manual_warm_up(seed: int) -> Setup:
     def step(i: int, b: Any) -> Tensor:
         for group in optimizer.param_groups:
             group["lr"] = 5e-3 * min(1.0, i / 30)
-        optimizer.zero_grad()
-        loss = ce(net, b)
-        loss.backward()
-        optimizer.step()
-        return loss
+        return descend(net, optimizer, b)
 
-    return _watched(net, rows(*table("digits"), 32, seed), optimizer, step)
+    return watched(net, rows(*table("digits"), 32, seed), optimizer, step)
 
 
 @healthy()
@@ -771,15 +728,12 @@ def watched_cosine_to_zero(seed: int) -> Setup:
     schedule = optim.lr_scheduler.CosineAnnealingLR(optimizer, 70)
 
     def step(i: int, b: Any) -> Tensor:
-        optimizer.zero_grad()
-        loss = ce(net, b)
-        loss.backward()
-        optimizer.step()
+        loss = descend(net, optimizer, b)
         if i < 70:
             schedule.step()
         return loss
 
-    return _watched(net, rows(*table("wine"), 32, seed), optimizer, step, 80)
+    return watched(net, rows(*table("wine"), 32, seed), optimizer, step, 80)
 
 
 # --- NumPy -------------------------------------------------------------------------------------------------------------
@@ -809,8 +763,7 @@ def numpy_gaussian_mixture(seed: int) -> Setup:
 def numpy_three_layers(seed: int) -> Setup:
     """Two tanh layers and squared error, with momentum."""
     random = np.random.default_rng(seed)
-    x, y = friedman()
-    batches = [(a.double().numpy(), b.double().numpy()) for a, b in rows(x, y, 32, seed)]
+    batches = numpy_rows(friedman(), 32, seed)
 
     def forward(m: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         h = np.tanh(x @ m["w1"] + m["b1"])

@@ -9,22 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name that everybody uses
 
-from benchmarks.health.heldout_data import (
-    LETTERS,
-    Draw,
-    Setup,
-    adam,
-    ce,
-    cycle,
-    friedman,
-    letters,
-    mlp,
-    moons,
-    noise,
-    rows,
-    sgd,
-    table,
-)
+from benchmarks.health.heldout_batches import letters, rows
+from benchmarks.health.heldout_data import LETTERS, friedman, moons, noise, table
+from benchmarks.health.heldout_layers import mlp
+from benchmarks.health.heldout_loops import adam, ce, scheduled, sgd, watched
+from benchmarks.health.heldout_programs import Draw, Setup
 
 healthy = Draw()
 optim = torch.optim
@@ -229,14 +218,6 @@ def large_targets_scaled_inside(seed: int) -> Setup:
     return Setup(Net(), rows(x, y, 32, seed), lambda m, b: F.l1_loss(m(b[0]), b[1]), adam(5e-3))
 
 
-def _watched(net: Any, batches: list[Any], optimizer: Any, step: Any, steps: int = 90, **more: Any) -> Setup:
-    def loop(watch: Any) -> None:
-        for i, b in enumerate(cycle(batches, steps)):
-            watch.record(loss=step(i, b))
-
-    return Setup(net, batches, None, optimizer, more, loop=loop)
-
-
 @healthy()
 def watched_shared_encoder(seed: int) -> Setup:
     """Two optimizers that both hold the encoder, a target copy that none holds."""
@@ -260,7 +241,7 @@ def watched_shared_encoder(seed: int) -> Setup:
                 p.lerp_(q, 0.05)
         return loss
 
-    return _watched(net, rows(*table("digits"), 32, seed), (first, second), step)
+    return watched(net, rows(*table("digits"), 32, seed), (first, second), step)
 
 
 @healthy()
@@ -277,7 +258,7 @@ def watched_long_accumulation(seed: int) -> Setup:
             optimizer.zero_grad()
         return loss
 
-    return _watched(net, rows(*table("digits"), 8, seed, count=240), optimizer, step, 240)
+    return watched(net, rows(*table("digits"), 8, seed, count=240), optimizer, step, 240)
 
 
 @healthy()
@@ -286,16 +267,7 @@ def watched_step_decay(seed: int) -> Setup:
     net = mlp(13, 32, 3)
     optimizer = optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
     schedule = optim.lr_scheduler.MultiStepLR(optimizer, [40, 60, 70, 80], 0.1)
-
-    def step(i: int, b: Any) -> Tensor:
-        optimizer.zero_grad()
-        loss = ce(net, b)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        return loss
-
-    return _watched(net, rows(*table("wine"), 32, seed), optimizer, step)
+    return watched(net, rows(*table("wine"), 32, seed), optimizer, scheduled(net, optimizer, schedule))
 
 
 @healthy()

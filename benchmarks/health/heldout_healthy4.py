@@ -15,59 +15,17 @@ from torch.nn import functional as F  # noqa: N812 - the name that everybody use
 from torch.nn.utils import parametrizations, prune
 
 import gradguard as gg
-from benchmarks.health.heldout_data import adam, ce, mlp, mse, sgd
-from benchmarks.health.heldout_nets import (
-    VOCABULARY,
-    Batch,
-    Data,
-    Fn,
-    Positions,
-    Quantised,
-    Recurrent,
-    Residual,
-    Segmenter,
-    Table,
-    Variational,
-    Written,
-    block,
-    by,
-    changed,
-    clusters,
-    cnn,
-    digits_numpy,
-    forever,
-    freeze,
-    graph,
-    image,
-    itself,
-    language_model,
-    made,
-    on,
-    own,
-    padded,
-    pairs,
-    patches,
-    per_letter,
-    sequences,
-    squares,
-    steps,
-    text,
-    use,
-    weights,
-    whole,
-)
+from benchmarks.health.heldout_batches import made, on, pairs, text, whole
+from benchmarks.health.heldout_data import VOCABULARY, clusters, graph, padded, sequences, squares
+from benchmarks.health.heldout_layers import Fn, Lora, Positions, Recurrent, Residual, block, cnn, image, mlp
+from benchmarks.health.heldout_loops import adam, by, ce, cycle, itself, learn, mse, own, per_letter, sgd, steps, trained, use
+from benchmarks.health.heldout_nets import Quantised, Segmenter, Variational, changed, freeze, language_model, patches, weights
+from benchmarks.health.heldout_numpy import Written, digits_numpy
+from benchmarks.health.heldout_programs import Batch, Data, HealthyTable
 
-healthy = Table()
+healthy = HealthyTable()
+case, loop = healthy.case, healthy.loop
 schedules = torch.optim.lr_scheduler
-
-
-def case(name: str, net: Any, data: Data, loss: Any, optimizer: Any, **more: Any) -> None:
-    healthy.case(name, "", net, data, loss, optimizer, **more)
-
-
-def loop(name: str, net: Any, body: Any, optimizer: Any, **more: Any) -> None:
-    healthy.loop(name, "", net, body, optimizer, **more)
-
 
 digits, wine, cancer, diabetes = on("digits"), on("wine"), on("breast_cancer"), on("diabetes")
 
@@ -107,32 +65,9 @@ def bags(seed: int) -> list[Batch]:
 # ---- initialisations at zero ---------------------------------------------------------------------------------------------------
 
 
-class Lora(nn.Module):
-    """A frozen layer and a low-rank change of it that begins at 0."""
-
-    def __init__(self, base: nn.Linear, rank: int = 4) -> None:
-        super().__init__()
-        self.base = base.requires_grad_(False)
-        self.a, self.b = nn.Parameter(torch.randn(rank, base.in_features) / base.in_features**0.5), nn.Parameter(torch.zeros(base.out_features, rank))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.base(x) + x @ self.a.T @ self.b.T
-
-
 def fitted(net: Callable[[], Any], data: Data, loss: Any, count: int = 300, lr: float = 3e-3) -> Callable[[], Any]:
-    """The net after plain training."""
-
-    def build() -> Any:
-        model = net()
-        optimizer = torch.optim.Adam(model.parameters(), lr=lr)
-        for i, batch in enumerate(forever(data(7))):
-            if i == count:
-                return model
-            optimizer.zero_grad()
-            loss(model, batch).backward()
-            optimizer.step()
-
-    return build
+    """The net after plain training, when it is asked for."""
+    return lambda: trained(net, data, loss, count, lr)
 
 
 def adapted() -> nn.Sequential:
@@ -859,9 +794,7 @@ class Twin(nn.Module):
 
 def game(model: Any, optimizers: Any, seed: int, watch: Any) -> None:
     for_d, for_g = optimizers
-    for i, (real, _) in enumerate(forever(on("moons", 64)(seed))):
-        if i == 150:
-            break
+    for real, _ in cycle(on("moons", 64)(seed), 150):
         fake, one, zero = model["g"](torch.randn(len(real), 4)), torch.ones(len(real), 1), torch.zeros(len(real), 1)
         for_d.zero_grad()
         (F.binary_cross_entropy_with_logits(model["d"](real), one) + F.binary_cross_entropy_with_logits(model["d"](fake.detach()), zero)).backward()
@@ -874,18 +807,13 @@ def game(model: Any, optimizers: Any, seed: int, watch: Any) -> None:
 def bandit(model: Any, optimizer: Any, seed: int, watch: Any) -> None:
     """REINFORCE with a baseline that moves slowly: which digit is it; a reward of 1 if right."""
     baseline = 0.1
-    for i, (x, y) in enumerate(forever(digits(seed))):
-        if i == 200:
-            break
+    for x, y in cycle(digits(seed), 200):
         chosen = torch.distributions.Categorical(logits=model(x))
         action = chosen.sample()
         reward = (action == y).float()
         loss = -((reward - baseline) * chosen.log_prob(action)).mean() - 0.01 * chosen.entropy().mean()
         baseline = 0.95 * baseline + 0.05 * reward.mean().item()
-        watch.record(loss=loss)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        learn(watch, optimizer, loss)
 
 
 def q_learning(model: Any, optimizer: Any, seed: int, watch: Any) -> None:
@@ -900,10 +828,7 @@ def q_learning(model: Any, optimizer: Any, seed: int, watch: Any) -> None:
         with torch.no_grad():
             best = reward + 0.9 * (then < 6) * target(F.one_hot(then, 7).float()).amax(1)
         loss = F.smooth_l1_loss(model(F.one_hot(at, 7).float()).gather(1, move[:, None]).squeeze(1), best)
-        watch.record(loss=loss)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        learn(watch, optimizer, loss)
         if i % 25 == 24:
             target.load_state_dict(model.state_dict())
 
@@ -916,17 +841,12 @@ def follower() -> nn.ModuleDict:
 
 def bootstrap(model: Any, optimizer: Any, seed: int, watch: Any) -> None:
     """A target net that follows by moving average, and a predictor (BYOL)."""
-    for i, (x, _) in enumerate(forever(on("digits", 64)(seed))):
-        if i == 150:
-            break
+    for x, _ in cycle(on("digits", 64)(seed), 150):
         a, b = views(x)
         with torch.no_grad():
             goal = F.normalize(model["slow"](b), dim=1)
         loss = 2 - 2 * (F.normalize(model["predict"](model["fast"](a)), dim=1) * goal).sum(1).mean()
-        watch.record(loss=loss)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        learn(watch, optimizer, loss)
         with torch.no_grad():
             for slow, fast in zip(model["slow"].parameters(), model["fast"].parameters(), strict=True):
                 slow.lerp_(fast, 0.02)
@@ -935,9 +855,7 @@ def bootstrap(model: Any, optimizer: Any, seed: int, watch: Any) -> None:
 def mixed(dtype: torch.dtype, scaled: bool) -> Any:
     def body(model: Any, optimizer: Any, seed: int, watch: Any) -> None:
         scaler = torch.amp.GradScaler("cpu", enabled=scaled)
-        for i, (x, y) in enumerate(forever(digits(seed))):
-            if i == 80:
-                break
+        for x, y in cycle(digits(seed), 80):
             optimizer.zero_grad()
             with torch.autocast("cpu", dtype):
                 loss = F.cross_entropy(model(x), y)
@@ -952,9 +870,7 @@ def mixed(dtype: torch.dtype, scaled: bool) -> Any:
 def averaged(model: Any, optimizer: Any, seed: int, watch: Any) -> None:
     """Stochastic weight averaging with its own schedule."""
     mean, schedule = torch.optim.swa_utils.AveragedModel(model), torch.optim.swa_utils.SWALR(optimizer, swa_lr=0.02, anneal_epochs=5)
-    for i, batch in enumerate(forever(digits(seed))):
-        if i == 150:
-            break
+    for i, batch in enumerate(cycle(digits(seed), 150)):
         optimizer.zero_grad()
         loss = ce(model, batch)
         watch.record(loss=loss)
@@ -967,9 +883,7 @@ def averaged(model: Any, optimizer: Any, seed: int, watch: Any) -> None:
 
 def validated(model: Any, optimizer: Any, seed: int, watch: Any) -> None:
     """A validation every twenty steps, in eval mode and without gradients; then back to train mode."""
-    for i, batch in enumerate(forever(digits(seed))):
-        if i == 120:
-            break
+    for i, batch in enumerate(cycle(digits(seed), 120)):
         model.train()
         optimizer.zero_grad()
         loss = ce(model, batch)

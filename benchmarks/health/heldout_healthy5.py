@@ -18,66 +18,20 @@ from torch.func import functional_call, grad, jacrev, vmap
 from torch.nn import functional as F  # noqa: N812 - the name that everybody uses
 
 import gradguard as gg
-from benchmarks.health.heldout_data import Batch, adam, ce, mlp, mse, rows, sgd, table
-from benchmarks.health.heldout_nets import (
-    VOCABULARY,
-    Attention,
-    Body,
-    Data,
-    Fn,
-    Net,
-    Positions,
-    Recurrent,
-    Residual,
-    Table,
-    by,
-    changed,
-    clusters,
-    cnn,
-    digits_numpy,
-    forever,
-    graph,
-    image,
-    itself,
-    language_model,
-    made,
-    on,
-    own,
-    patches,
-    per_letter,
-    sequences,
-    steps,
-    text,
-    use,
-    whole,
-)
+from benchmarks.health.heldout_batches import made, on, rows, text, whole
+from benchmarks.health.heldout_data import VOCABULARY, clusters, graph, sequences, table
+from benchmarks.health.heldout_layers import Attention, Fn, Positions, Recurrent, Residual, cnn, image, mlp
+from benchmarks.health.heldout_loops import adam, by, ce, cycle, itself, learn, mse, own, per_letter, sgd, steps, trained, use
+from benchmarks.health.heldout_nets import changed, language_model, patches
+from benchmarks.health.heldout_numpy import digits_numpy, softmax
+from benchmarks.health.heldout_programs import Batch, Body, HealthyTable, Net
 
-healthy = Table()
+healthy = HealthyTable()
+case, loop = healthy.case, healthy.loop
 schedules = torch.optim.lr_scheduler
-
-
-def case(name: str, net: Any, data: Data, loss: Any, optimizer: Any, **more: Any) -> None:
-    healthy.case(name, "", net, data, loss, optimizer, **more)
-
-
-def loop(name: str, net: Any, body: Any, optimizer: Any, **more: Any) -> None:
-    healthy.loop(name, "", net, body, optimizer, **more)
-
 
 digits, wine, cancer, diabetes = on("digits"), on("wine"), on("breast_cancer"), on("diabetes")
 spin = torch.Generator().manual_seed(50)
-
-
-def fitted(net: Net, data: Data, loss: Any, count: int = 200) -> Any:
-    """The net after plain training."""
-    model = net()
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    for i, batch in enumerate(forever(data(7))):
-        if i == count:
-            return model
-        optimizer.zero_grad()
-        loss(model, batch).backward()
-        optimizer.step()
 
 
 class Scaled(nn.Module):
@@ -492,7 +446,7 @@ class Prompted(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.base = fitted(language_model, text(), per_letter, 100).requires_grad_(False)
+        self.base = trained(language_model, text(), per_letter, 100).requires_grad_(False)
         self.prompt, self.change = nn.Parameter(0.02 * torch.randn(4, 32)), nn.Linear(32, VOCABULARY)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -925,7 +879,7 @@ def normed() -> nn.Module:
 
 
 case("only batch norm is trained", changed(normed, only(nn.BatchNorm1d)), digits, ce, adam(1e-2), steps=200)  # 2.33 -> 0.904, H 2.3, acc 0.85
-case("only the biases of a fitted net", lambda: (lambda m: (only_biases(m), m)[1])(fitted(lambda: mlp(64, 48, 10), digits, ce, 200)), on("digits", change=lambda x, y: (x + 1.0, y)), ce, adam(1e-2), steps=200)  # 0.771 -> 0.243, H 2.3, acc 0.94
+case("only the biases of a fitted net", lambda: (lambda m: (only_biases(m), m)[1])(trained(lambda: mlp(64, 48, 10), digits, ce, 200)), on("digits", change=lambda x, y: (x + 1.0, y)), ce, adam(1e-2), steps=200)  # 0.771 -> 0.243, H 2.3, acc 0.94
 case("adapters that begin as nothing in a frozen net", Adapted, digits, ce, adam(3e-3), steps=150)  # 2.28 -> 0.369, H 2.3, acc 0.88
 case("weights that are good one step later", OneStep, made(waves), own, adam(3e-3), steps=200)  # 0.741 -> 0.241, var 0.55
 case("a probe on detached features", Probed, digits, own, adam(3e-3), steps=150)  # 3 -> 0.366, H 2.30 + 0.69
@@ -952,30 +906,20 @@ def patched(batch: Batch, seed: int) -> Batch:
 
 def annealed(model: Any, optimizer: Any, seed: int, watch: Any) -> None:
     """The weight of the divergence grows from 0, and with it the loss."""
-    for i, (x, _) in enumerate(forever(digits(seed))):
-        if i == 200:
-            return
+    for i, (x, _) in enumerate(cycle(digits(seed), 200)):
         mean, log_var = model["encoder"](x).chunk(2, 1)
         z = mean + torch.randn_like(mean) * (log_var / 2).exp()
         kl = 0.5 * (mean.square() + log_var.exp() - log_var - 1).sum(1).mean()
         loss = F.mse_loss(model["decoder"](z), x) + min(i / 150, 1.0) * 0.005 * kl
-        watch.record(loss=loss)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        learn(watch, optimizer, loss)
 
 
 def pruning(model: Any, optimizer: Any, seed: int, watch: Any) -> None:
     """A fifth of the weights that are left goes every 30 steps; the loss jumps and comes back."""
     masks = {n: torch.ones_like(p) for n, p in model.named_parameters() if p.dim() > 1}
-    for i, batch in enumerate(forever(digits(seed))):
-        if i == 200:
-            return
+    for i, batch in enumerate(cycle(digits(seed), 200)):
         loss = ce(model, batch)
-        watch.record(loss=loss)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        learn(watch, optimizer, loss)
         with torch.no_grad():
             for n, p in model.named_parameters():
                 if n in masks:
@@ -993,9 +937,7 @@ def arriving(seed: int) -> list[Batch]:
 
 def least_squares_game(model: Any, optimizers: Any, seed: int, watch: Any) -> None:
     for_d, for_g = optimizers
-    for i, (real, _) in enumerate(forever(on("moons", 64)(seed))):
-        if i == 200:
-            return
+    for real, _ in cycle(on("moons", 64)(seed), 200):
         fake = model["g"](torch.randn(len(real), 4))
         for_d.zero_grad()
         loss = (model["d"](real) - 1).square().mean() + model["d"](fake.detach()).square().mean()
@@ -1027,17 +969,12 @@ def actor_critic(model: Any, optimizer: Any, seed: int, watch: Any) -> None:
             returns.insert(0, gain)
         r, v = torch.stack(returns), torch.stack(values)
         loss = -(torch.stack(logs) * (r - v).detach()).mean() + 0.5 * (r - v).square().mean() - 0.01 * torch.stack(entropies).mean()
-        watch.record(loss=loss)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        learn(watch, optimizer, loss)
 
 
 def mutual(model: Any, optimizers: Any, seed: int, watch: Any) -> None:
     """Two nets teach each other."""
-    for i, (x, y) in enumerate(forever(digits(seed))):
-        if i == 150:
-            return
+    for x, y in cycle(digits(seed), 150):
         for me, you, optimizer in ((model[0], model[1], optimizers[0]), (model[1], model[0], optimizers[1])):
             z = me(x)
             loss = F.cross_entropy(z, y) + F.kl_div(z.log_softmax(1), you(x).detach().softmax(1), reduction="batchmean")
@@ -1049,9 +986,7 @@ def mutual(model: Any, optimizers: Any, seed: int, watch: Any) -> None:
 
 
 def wide_and_deep(model: Any, optimizers: Any, seed: int, watch: Any) -> None:
-    for i, (x, y) in enumerate(forever(cancer(seed))):
-        if i == 150:
-            return
+    for x, y in cycle(cancer(seed), 150):
         loss = F.cross_entropy(model["wide"](x) + model["deep"](x), y)
         watch.record(loss=loss)
         for o in optimizers:
@@ -1089,9 +1024,7 @@ def centred(model: Any, optimizer: Any, seed: int, watch: Any) -> None:
 
 def masters(model: Any, optimizer: Any, seed: int, watch: Any) -> None:
     """The net is kept in bfloat16; the optimizer holds a float32 copy of each weight, steps it, and it is copied back."""
-    for i, (x, y) in enumerate(forever(digits(seed))):
-        if i == 150:
-            return
+    for x, y in cycle(digits(seed), 150):
         loss = F.cross_entropy(model(x.bfloat16()).float(), y)
         watch.record(loss=loss)
         model.zero_grad()
@@ -1105,9 +1038,7 @@ def masters(model: Any, optimizer: Any, seed: int, watch: Any) -> None:
 
 
 def scaled(model: Any, optimizer: Any, seed: int, watch: Any) -> None:
-    for i, batch in enumerate(forever(digits(seed))):
-        if i == 150:
-            return
+    for batch in cycle(digits(seed), 150):
         loss = ce(model, batch)
         watch.record(loss=loss)
         optimizer.zero_grad()
@@ -1118,9 +1049,7 @@ def scaled(model: Any, optimizer: Any, seed: int, watch: Any) -> None:
 
 
 def autocast(model: Any, optimizer: Any, seed: int, watch: Any) -> None:
-    for i, batch in enumerate(forever(on("digits", 16)(seed))):
-        if i == 320:
-            return
+    for i, batch in enumerate(cycle(on("digits", 16)(seed), 320)):
         with torch.autocast("cpu", torch.bfloat16):
             loss = ce(model, batch)
         watch.record(loss=loss)
@@ -1135,9 +1064,7 @@ def per_sample(model: Any, optimizer: Any, seed: int, watch: Any) -> None:
     """Each sample's gradient is clipped and noise is added: training with differential privacy."""
     names = [n for n, _ in model.named_parameters()]
     each = vmap(jacrev(lambda p, x, y: F.cross_entropy(functional_call(model, p, x[None]), y[None])), (None, 0, 0))
-    for i, (x, y) in enumerate(forever(on("digits", 64)(seed))):
-        if i == 150:
-            return
+    for x, y in cycle(on("digits", 64)(seed), 150):
         watch.record(loss=F.cross_entropy(model(x), y))
         gradients = each({n: p.detach() for n, p in model.named_parameters()}, x, y)
         norm = sum(g.flatten(1).square().sum(1) for g in gradients.values()).sqrt()
@@ -1152,9 +1079,7 @@ def clipped_by_history(count: int) -> Body:
 
     def body(model: Any, optimizer: Any, seed: int, watch: Any) -> None:
         mean = None
-        for i, batch in enumerate(forever(text()(seed))):
-            if i == count:
-                return
+        for batch in cycle(text()(seed), count):
             loss = per_letter(model, batch)
             watch.record(loss=loss)
             optimizer.zero_grad()
@@ -1201,9 +1126,7 @@ class Elman:
         return h
 
     def probabilities(self, p: Any, h: Any) -> Any:
-        z = h @ p["wo"] + p["bo"]
-        e = np.exp(z - z.max(1, keepdims=True))
-        return e / e.sum(1, keepdims=True)
+        return softmax(h @ p["wo"] + p["bo"])
 
     def loss(self, p: Any, batch: Any) -> Any:
         return -(batch[1] * np.log(self.probabilities(p, self.states(p, batch[0])[-1]) + 1e-300)).sum(1).mean()

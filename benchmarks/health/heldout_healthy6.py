@@ -16,47 +16,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name that everybody uses
 
 import gradguard as gg
-from benchmarks.health.heldout_data import Batch, adam, ce, mlp, mse, rows, sgd, table
-from benchmarks.health.heldout_faulty6 import bags, blobs, forecaster, houses, reviews, rings, series, signal_net, waves
-from benchmarks.health.heldout_healthy5 import fitted
-from benchmarks.health.heldout_nets import (
-    VOCABULARY,
-    Data,
-    Fn,
-    Positions,
-    Recurrent,
-    Residual,
-    Table,
-    Written,
-    binary,
-    block,
-    by,
-    digits_numpy,
-    forever,
-    graph,
-    image,
-    made,
-    on,
-    own,
-    per_letter,
-    squares,
-    steps,
-    text,
-    use,
-    whole,
-)
+from benchmarks.health.heldout_batches import made, on, rows, text, whole
+from benchmarks.health.heldout_data import VOCABULARY, bags, blobs, graph, houses, reviews, rings, series, squares, table, waves
+from benchmarks.health.heldout_layers import Fn, Positions, Recurrent, Residual, block, image, mlp
+from benchmarks.health.heldout_loops import adam, binary, by, ce, cycle, learn, mse, own, per_letter, sgd, steps, trained, use
+from benchmarks.health.heldout_nets import forecaster, signal_net
+from benchmarks.health.heldout_numpy import Written, digits_numpy, numpy_floats
+from benchmarks.health.heldout_programs import Batch, HealthyTable
 
-healthy = Table()
+healthy = HealthyTable()
+case, loop = healthy.case, healthy.loop
 schedules = torch.optim.lr_scheduler
-
-
-def case(name: str, net: Any, data: Data, loss: Any, optimizer: Any, **more: Any) -> None:
-    healthy.case(name, "", net, data, loss, optimizer, **more)
-
-
-def loop(name: str, net: Any, body: Any, optimizer: Any, **more: Any) -> None:
-    healthy.loop(name, "", net, body, optimizer, **more)
-
 
 digits, cancer = on("digits"), on("breast_cancer")
 signals, homes, windows, opinions, clouds = made(waves), made(houses), made(series), made(reviews), made(blobs)
@@ -162,7 +132,7 @@ class Still(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.trunk, self.head = nn.Sequential(*fitted(resnet, digits, ce, 60)[:-1]), nn.Linear(24, 10)
+        self.trunk, self.head = nn.Sequential(*trained(resnet, digits, ce, 60)[:-1]), nn.Linear(24, 10)
 
     def train(self, mode: bool = True) -> Still:
         super().train(mode)
@@ -300,14 +270,9 @@ def by_plateau(model: Any, optimizer: Any, seed: int, watch: Any) -> None:
     """The rate is halved whenever an epoch's loss has not fallen for two epochs."""
     plateau = schedules.ReduceLROnPlateau(optimizer, factor=0.5, patience=2)
     total = 0.0
-    for i, batch in enumerate(forever(clouds(seed))):
-        if i == 240:
-            return
+    for i, batch in enumerate(cycle(clouds(seed), 240)):
         loss = ce(model, batch)
-        watch.record(loss=loss)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        learn(watch, optimizer, loss)
         total += loss.item()
         if i % 15 == 14:
             plateau.step(total / 15)
@@ -321,10 +286,7 @@ def best_so_far(model: Any, optimizer: Any, seed: int, watch: Any) -> None:
     for i, batch in enumerate(rows(x[:1500], y[:1500], 32, seed, 240)):
         model.train()
         loss = ce(model, batch)
-        watch.record(loss=loss)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        learn(watch, optimizer, loss)
         if i % 20 == 19:
             model.eval()
             with torch.no_grad():
@@ -349,10 +311,7 @@ def clipped_policy(model: Any, optimizer: Any, seed: int, watch: Any) -> None:
             new = model(x).log_softmax(1)
             ratio = (new - old).gather(1, action)[:, 0].exp()
             loss = -torch.min(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage).mean() + 0.01 * (new.exp() * new).sum(1).mean()
-            watch.record(loss=loss)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            learn(watch, optimizer, loss)
 
 
 loop("a rate that is halved on a plateau", lambda: mlp(6, 32, 5), by_plateau, sgd(0.1, 0.9))  # 1.57 -> 0.000392
@@ -384,5 +343,5 @@ def he() -> dict[str, Any]:
 
 
 odds, plain = Odds(), Written("relu")
-case("numpy logistic regression from zeros", lambda: {"w": np.zeros(30), "b": np.zeros(1)}, lambda s: [(x.numpy().astype(float), y.numpy().astype(float)) for x, y in cancer(s)], odds.loss, gg.SGD(0.1), steps=150, grad=odds.grad)  # 0.693 -> 0.076
+case("numpy logistic regression from zeros", lambda: {"w": np.zeros(30), "b": np.zeros(1)}, numpy_floats(cancer), odds.loss, gg.SGD(0.1), steps=150, grad=odds.grad)  # 0.693 -> 0.076
 case("numpy relu net with he's weights", he, lambda s: digits_numpy(), plain.loss, gg.SGD(0.2), steps=150, grad=plain.grad, activations=plain.activations)  # 2.47 -> 0.125
