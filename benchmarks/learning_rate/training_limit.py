@@ -67,18 +67,23 @@ FACTORS = (0.1, 0.3, 3.0, 10.0)
 """Multiples of the limit at which the verdict is asked for."""
 
 
-def gg401(net: Net, optimizer: str, limit: float) -> list[tuple[float, str]]:
-    """The verdict's status at multiples of a limit."""
-    asked = []
-    for factor in FACTORS:
-        report = scenario_at(net, optimizer, factor * limit, select="GG401")
-        asked.append((factor, next(c.status for c in report.checks if c.code == "GG401")))
-    return asked
+def gg401(net: Net, optimizer: str, limit: float) -> dict[float, str]:
+    """The verdict's status at multiples of a limit; nothing where there is none."""
+    if limit == math.inf:
+        return {}
+    reports = {factor: scenario_at(net, optimizer, factor * limit, select="GG401") for factor in FACTORS}
+    return {factor: next(c.status for c in report.checks if c.code == "GG401") for factor, report in reports.items()}
 
 
 def right(factor: float, status: str) -> bool:
     """Whether it fails above the limit, and passes below."""
     return status == ("failed" if factor > 1 else "passed")
+
+
+def cell(factor: float, *statuses: str) -> str:
+    """The verdicts at a multiple of both limits: both where one is right and the other is not."""
+    texts = ["right" if right(factor, status) else f"**{status}**" for status in statuses if status]
+    return ", ".join(dict.fromkeys(texts))
 
 
 def near(ratios: list[float]) -> str:
@@ -87,7 +92,7 @@ def near(ratios: list[float]) -> str:
 
 
 class Tally:
-    """The rows so far."""
+    """The rows so far; a yardstick that is infinite is left out of its counts."""
 
     def __init__(self) -> None:
         self.half: list[float] = []
@@ -95,8 +100,9 @@ class Tally:
         self.loss: list[float] = []
         self.splits: list[float] = []
         """Decades between the rates at which five seeds agree."""
-        self.verdicts: dict[str, list[tuple[float, str]]] = {"half": [], "of 25": []}
-        self.idle = self.endless = 0
+        self.verdicts: dict[str, list[dict[float, str]]] = {"half": [], "of 25": []}
+        self.idle = 0
+        self.endless = {"half": 0, "of 25": 0}
         self.wrong: list[str] = []
 
     def add(self, net: Net, name: str) -> str:
@@ -108,39 +114,36 @@ class Tally:
             self.idle += 1
             return f"| {net.name} | {name} | no rate learns |{13 * ' |'} {time.perf_counter() - begun:.0f} |"
         wide = yardstick.limit(0.5, MANY)
-        holds, fails = (math.nan, math.nan) if wide == math.inf else yardstick.split(wide, 0.5)
+        holds, fails = (0.0, math.inf) if wide == math.inf else yardstick.split(wide, 0.5)
         judged = time.perf_counter()
         row = scenario_at(net, name, START[name]).table_rows("learning_rate")[0]
         ours = row["training_limit"]
-        limits = f"{half:.3g} | {wide:.3g} | {holds:.2g} to {fails:.2g} | {loss:.3g} | {ours:.3g} "
-        if math.inf in (half, wide):
-            self.endless += 1
-            return f"| {net.name} | {name} | {limits}|{9 * ' |'} {time.perf_counter() - begun:.0f} |"
-        self.half.append(ours / half)
-        self.wide.append(ours / wide)
-        self.loss.append(ours / loss)
-        self.splits.append(math.log10(fails / holds) if holds > 0 else math.inf)
+        if half < math.inf:
+            self.half.append(ours / half)
+            self.loss.append(ours / loss)
+        if wide < math.inf:
+            self.wide.append(ours / wide)
+            self.splits.append(math.log10(fails / holds) if holds > 0 else math.inf)
         cells = self._judge(net, name, half, wide)
         return (
-            f"| {net.name} | {name} | {limits}| {row['training_low']:.3g} | {row['training_high']:.3g} | {ours / half:.2f} "
-            f"| {ours / wide:.2f} | {ours / loss:.2f} | {' | '.join(cells)} | {judged - begun:.0f} + {time.perf_counter() - judged:.0f} |"
+            f"| {net.name} | {name} | {half:.3g} | {wide:.3g} | {holds:.2g} to {fails:.2g} | {loss:.3g} | {ours:.3g} "
+            f"| {row['training_low']:.3g} | {row['training_high']:.3g} | {ours / half:.2f} | {ours / wide:.2f} | {ours / loss:.2f} "
+            f"| {' | '.join(cells)} | {judged - begun:.0f} + {time.perf_counter() - judged:.0f} |"
         )
 
     def _judge(self, net: Net, name: str, half: float, wide: float) -> list[str]:
         """Verdicts at multiples of both limits, as the table's cells."""
         first = gg401(net, name, half)
-        second = first if max(half, wide) < 1.34 * min(half, wide) else gg401(net, name, wide)
-        self.verdicts["half"] += first
-        self.verdicts["of 25"] += second
-        cells = []
-        for (factor, status), (_, other) in zip(first, second, strict=True):
-            good, also = right(factor, status), right(factor, other)
-            cells.append(("right" if good else f"**{status}**") + ("" if good == also else f", **{other}**"))
-            if not good:
-                self.wrong.append(failing(net, name, factor * half, half / 10))
-            if second is not first and not also:
-                self.wrong.append(failing(net, name, factor * wide, wide / 10))
-        return cells
+        second = first if wide < math.inf and max(half, wide) < 1.34 * min(half, wide) else gg401(net, name, wide)
+        for label, limit, asked in (("half", half, first), ("of 25", wide, second)):
+            if limit == math.inf:
+                self.endless[label] += 1
+                continue
+            self.verdicts[label].append(asked)
+            wrong = [factor for factor, status in asked.items() if not right(factor, status)]
+            if asked is not first or label == "half":
+                self.wrong += [failing(net, name, factor * limit, limit / 10) for factor in wrong]
+        return [cell(factor, first.get(factor, ""), second.get(factor, "")) for factor in FACTORS]
 
     def summary(self) -> str:
         """Counts over all rows."""
@@ -149,7 +152,8 @@ class Tally:
         lines = [
             f"training limit within a factor of 2 of half with 5 seeds: {near(self.half)}; with up to {MANY} where 5 are split: "
             f"{near(self.wide)}; of loss: {near(self.loss)}; of half or loss, or between: {sum(between)}",
-            f"left out: no rate learns {self.idle}, every rate up to 1e4 learns {self.endless}",
+            f"left out: no rate learns {self.idle}, every rate up to 1e4 learns {self.endless['half']} with 5 seeds, "
+            f"{self.endless['of 25']} with up to {MANY}",
         ]
         if split:
             lines.append(
@@ -158,7 +162,7 @@ class Tally:
             )
         for limit, asked in self.verdicts.items():
             for factor in FACTORS:
-                seen = [right(factor, status) for at, status in asked if at == factor]
+                seen = [right(factor, verdicts[factor]) for verdicts in asked]
                 lines.append(f"GG401 at {factor:g} x {limit}: {sum(seen)} of {len(seen)} right")
         return "\n".join(lines + self.wrong)
 

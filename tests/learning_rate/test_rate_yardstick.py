@@ -14,6 +14,7 @@ pytest.importorskip("sklearn")
 from benchmarks.learning_rate import curve
 from benchmarks.learning_rate import yardstick as module
 from benchmarks.learning_rate.drawn import draw
+from benchmarks.learning_rate.training_limit import cell
 from benchmarks.learning_rate.yardstick import MANY, SEEDS, Yardstick
 
 
@@ -77,3 +78,19 @@ def test_a_curve_counts_the_seeds_and_the_orders_that_fail(monkeypatch: pytest.M
     rates = [0.01, 3.5, 5.5, 29.0, 40.0]
     assert curve.failing(net, "SGD", rates, orders=False) == [0, 3, 5, 14, 14]  # seed 0 holds nothing, and knows no better
     assert curve.failing(net, "SGD", rates, orders=True) == [0, 1, 2, 14, 15]
+
+
+@pytest.mark.parametrize(
+    ("factor", "statuses", "shown"),
+    [
+        (0.3, ("passed", "passed"), "right"),
+        (0.3, ("failed", "passed"), "**failed**, right"),
+        (3.0, ("failed", "failed"), "right"),
+        (3.0, ("failed", "passed"), "right, **passed**"),
+        (3.0, ("passed", "inconclusive"), "**passed**, **inconclusive**"),
+        (10.0, ("", "failed"), "right"),
+        (10.0, ("", ""), ""),
+    ],
+)
+def test_a_cell_shows_what_is_not_right_by_either_limit(factor: float, statuses: tuple[str, str], shown: str) -> None:
+    assert cell(factor, *statuses) == shown
