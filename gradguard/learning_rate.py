@@ -196,17 +196,22 @@ def range_test(
     more, six times as long. As text: :func:`gradguard.rendering.rates.render_rates`.
 
     Raises:
-        UsageError: as for :func:`check_learning_rate`, or every rate is 0.
+        UsageError: as for :func:`check_learning_rate`, every rate is 0, or a loss is not finite before training.
     """
+    import numpy as np
+
     from gradguard.measurements.base import Unavailable
     from gradguard.measurements.range_test import RangeTest, measure
     from gradguard.scenarios import Scenario
 
     scenario = Scenario(model, batches, loss, optimizer=optimizer, grad=grad)
     problem, settings = learning_rate_problem(scenario, steps=steps, seed=seed, schedule=schedule, clip=clip)
-    found = measure(problem, settings, {}, ())
+    with np.errstate(all="ignore"):  # rates that are far too high are part of the test
+        found = measure(problem, settings, {}, ())
     if isinstance(found, Unavailable):
-        raise UsageError(found.reason, where="optimizer", todo="set a rate above 0")
+        zero = not any(rate > 0 for rate in problem.training.optimizer.lrs)
+        where, todo = ("optimizer", "set a rate above 0") if zero else ("loss(model, batch)", "look at that batch and the loss")
+        raise UsageError(found.reason, where=where, todo=todo)
     if not isinstance(found, RangeTest):
         raise TypeError(type(found).__name__)
     return found

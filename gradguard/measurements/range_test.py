@@ -113,6 +113,8 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
     if not any(rate > 0 for rate in problem.training.optimizer.lrs):
         return Unavailable(wanted=RangeTest.name, reason="every learning rate is 0: there is nothing to scale")
     before = dict(enumerate(losses_before(problem, settings)))
+    if (bad := next((batch for batch, loss in before.items() if not math.isfinite(loss)), None)) is not None:
+        return Unavailable(wanted=RangeTest.name, reason=f"the loss of batch {bad} is not finite before training")
     worth = worth_of(problem, settings, before)
     low, high = DECADES
     factors = [10.0 ** (low + i / PER_DECADE) for i in range((high - low) * PER_DECADE + 1)]

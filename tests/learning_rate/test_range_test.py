@@ -128,3 +128,20 @@ def test_rate_of_zero() -> None:
     scenario = two_layers(0.0)
     with pytest.raises(gg.UsageError, match="every learning rate is 0: there is nothing to scale"):
         range_test(scenario.model, scenario.batches, loss=scenario.loss, optimizer=scenario.optimizer)
+
+
+def test_a_loss_that_is_not_finite_before_training_is_not_the_rates_fault() -> None:
+    scenario = two_layers(0.1)
+    with pytest.raises(gg.UsageError, match="the loss of batch 0 is not finite before training"):
+        range_test(scenario.model, scenario.batches, loss=lambda m, b: scenario.loss(m, b) * float("nan"), optimizer=scenario.optimizer)
+
+
+@pytest.mark.filterwarnings("error")
+def test_overflow_at_rates_far_too_high_makes_no_warning() -> None:
+    model = torch.nn.Linear(4, 1)
+    x = torch.linspace(-1, 1, 32)[:, None].repeat(1, 4)
+    found = range_test(
+        model, [(x, x[:, :1])], loss=lambda m, b: (m(b[0]) - b[1]).square().mean(),
+        optimizer=torch.optim.SGD(model.parameters(), 1e9),
+    )
+    assert found.suggestion is None
