@@ -21,6 +21,8 @@ FREE, RELATIVE = 4, 64.0
 """Entries besides the one that sets a step size; rounding of entries relative to it, in units of the precision."""
 COMPARED = 0.5
 """Share of the entries whose group must have that many."""
+FEW, OTHERWISE = 4096, 0.1
+"""Entries that are compared first; the share of them that tells at once that a grouping is another."""
 Grouping = Callable[[torch.Tensor], list[torch.Tensor]]
 """The entries of a tensor as matrices (G, N): G groups of N entries that share an origin and a step size."""
 
@@ -52,6 +54,9 @@ class SameStairs:
         compared = changed = 0
         for x, y in zip(a, b, strict=True):
             for one, other in zip(self.grouping(x), self.grouping(y), strict=True):
+                few = max(1, FEW // one.shape[1])
+                if len(one) > few and self._changed(one[:few], other[:few])[1] > OTHERWISE * few * one.shape[1]:
+                    return False  # most groupings are not the function's, and need not be tried on a large tensor
                 pair = self._changed(one, other)
                 compared, changed = compared + pair[0], changed + pair[1]
         return compared >= COMPARED * total > 0 and changed <= CROSSING * total
