@@ -9,6 +9,7 @@ import torch
 
 from gradguard.adapters.observing_base import Leaks
 from gradguard.adapters.torch_batch_parts import mapped, tensors_of
+from gradguard.adapters.torch_buffers import kept_buffers
 from gradguard.adapters.torch_changes import (
     Change,
     at,
@@ -81,7 +82,7 @@ class Recorder:
         handles.append(model.register_forward_pre_hook(enter, with_kwargs=True))
         handles.extend(module.register_forward_hook(leave(name)) for name, module in model.named_modules())
         try:
-            with preserved_rng(self.seed), torch.no_grad():
+            with preserved_rng(self.seed), torch.no_grad(), kept_buffers(model):
                 self.start.restore_own()
                 batch = self.batch if self.calls or change is None else self.changed(self.batch, change)
                 self.session.loss(batch)
@@ -124,7 +125,8 @@ def leaks_of(session: Session, batch: Any, *, seed: int, sample: bool, future: b
     given = recorder.given
     if given is None or not base:
         return Leaks(reason="the model was not called with a tensor")
-    if any(change_of(base[p], value, ...) > NOTHING for p, value in recorder.run().items() if p in base):
+    root, again = "" if "" in base else list(base)[-1], recorder.run()
+    if root in again and change_of(base[root], again[root], ...) > NOTHING:
         return Leaks(reason="the same batch does not give the same outputs twice")
     notes: list[str] = []
     found: dict[str, Any] = {}

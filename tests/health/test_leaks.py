@@ -238,6 +238,24 @@ def test_outputs_that_are_not_the_same_twice_are_not_compared() -> None:
     assert [(c.status, c.reason) for c in report.checks] == [("skipped", "the same batch does not give the same outputs twice")]
 
 
+@pytest.mark.parametrize("mixed", [False, True])
+def test_what_a_pass_leaves_in_buffers_is_no_leak(mixed: bool) -> None:
+    class Queue(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(8, 3)
+            self.register_buffer("mean", torch.zeros(3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.head(x)
+            made = y - (y.mean(0) if mixed else self.mean)
+            self.mean.add_(y.detach().mean(0))
+            return made
+
+    torch.manual_seed(0)
+    assert [f.code for f in drawing(Queue(), "rows").errors] == (["GG305"] if mixed else [])
+
+
 def test_a_model_whose_draws_follow_every_change_is_not_compared() -> None:
     class Following(nn.Module):
         def __init__(self) -> None:
