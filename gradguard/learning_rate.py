@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -62,6 +63,11 @@ def learning_rate_problem(
         raise UsageError(f"curvature_batches takes a whole number of at least 1, got {curvature_batches!r}")
     settings = Settings(seed=seed, steps=steps)
     problem = adapt_rates(scenario, settings, schedule=schedule, clip=clip)
+    for group, rate in enumerate(problem.training.optimizer.lrs):
+        if not 0 <= rate < math.inf:
+            raise UsageError(
+                f"the learning rate of parameter group {group} is {rate!r}", where="optimizer", todo="set a finite rate above 0"
+            )
     problem.plan = replace(problem.plan, curvature_batches=curvature_batches)
     return problem, settings
 
@@ -99,7 +105,8 @@ def check_learning_rate(
     ``training_low`` and ``training_high``, observed; they are different numbers. The table ``rates`` has the runs.
 
     Raises:
-        UsageError: no optimizer, no batches, a loss that raises or is no scalar, a model that cannot be trained.
+        UsageError: no optimizer, no batches, a loss that raises or is no scalar, a model that cannot be trained, a rate that
+            is not finite, no rule selected.
     """
     from gradguard.judging import check_ignores, judge
     from gradguard.scenarios import Scenario, as_ignores
@@ -118,7 +125,13 @@ def check_learning_rate(
             where="optimizer",
             todo="make it after the model, from model.parameters()",
         )
-    report = judge(problem, learning_rate_rules(select, limits), settings, ignores=ignores)
+    rules = learning_rate_rules(select, limits)
+    if not rules:
+        raise UsageError(
+            f"none of the selected rules is judged by check_learning_rate: {select!r}",
+            todo=f"select some of {', '.join(CODES)}",
+        )
+    report = judge(problem, rules, settings, ignores=ignores)
     report.rows["runs"] = [run_row(seed=seed)]
     return report
 

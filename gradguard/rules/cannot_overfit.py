@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from gradguard.errors import UsageError
-from gradguard.finding import Outcome
+from gradguard.finding import Finding, Outcome
 from gradguard.measurements.base import Evidence, the
 from gradguard.measurements.curvature import Curvature
 from gradguard.measurements.overfit import OneBatch, Overfit
@@ -78,6 +78,8 @@ class CannotOverfit(Rule):
             return Outcome(status="passed", reason=tried.learnt)
         if tried.objective != "supervised":
             return Outcome(status="skipped", reason=f"not judged for objective {tried.objective!r}")
+        if tried.trainable == 0:
+            return self.outcome([self._frozen()])
         whole = [run for run in tried.runs if not run.stopped]
         if self._constant(tried, whole):
             return Outcome(status="skipped", reason=SURROGATE)
@@ -109,6 +111,13 @@ class CannotOverfit(Rule):
             hint="look at the other findings first",
         )
         return self.outcome([finding], margin=score)
+
+    def _frozen(self) -> Finding:
+        return self.finding(
+            "nothing can be learnt: no parameter requires a gradient", observed=0.0,
+            likely="all of the model is frozen, and the part that should learn with it",
+            hint="requires_grad_(True) on that part",
+        )
 
     def _where(self, evidence: Evidence) -> list[str]:
         """What "stuck" means here: a slope that leads down (negative curvature), or the bottom of something."""

@@ -28,6 +28,8 @@ GUESS, CLEARLY = 0.95, 0.75
 """The same for one batch, and what is clearly better."""
 BINDS = 1e-2
 """A norm below this part of the gradient's own is what sets the size of every step."""
+ROUNDING = 1e-7
+"""A relative change of the weights that is lost in float32."""
 FAR_BELOW = 99.0
 """"Far below" is by a factor of a hundred: within ten, it is a matter of taste."""
 TOO_LOW = "the learning rate is far below what this model could take"
@@ -124,6 +126,8 @@ class StalledTraining(Rule):
         better = self._guessing(observed, observed.predictions)
         larger = better or max(self._good(observed), key=lambda other: other.gain, default=None)
         moves = observed.normalised and run.update_ratio > self.update
+        if larger is None and (lost := self._nowhere(observed)) is not None:
+            return self.outcome([*findings, lost])
         if larger is None:
             return self.outcome([*findings, *([] if moves else self._one_batch(observed, evidence))])
         reference = self._gain(larger, run)
@@ -159,6 +163,18 @@ class StalledTraining(Rule):
             )
         )
         return self.outcome(findings, margin=self.stalled / max(ratio, 1e-12))
+
+    def _nowhere(self, observed: RateObservation) -> Finding | None:
+        """Where the rate is so low that the largest one tried moves no weight, although there is much to learn."""
+        seen, run = observed.predictions, observed.own
+        guesses = seen.kind in BETTER and seen.prior > 0 and seen.after > BETTER[seen.kind] * seen.prior
+        if run is None or not guesses or not run.gradient_first > 0 or any(one.movement > ROUNDING for one in observed.runs):
+            return None
+        highest = max(one.factor for one in observed.runs)
+        return self.finding(
+            f"at lr {observed.unit:.4g} no weight moves, nor at {highest:.3g} times that rate", observed=observed.unit,
+            evidence=f"a gradient of norm {run.gradient_first:.2g}", likely=TOO_LOW, hint="a rate of the usual size",
+        )
 
     def _held_at_zero(self, observed: RateObservation, plan: LoopPlan | None) -> Finding | None:
         """Where not the rate but its schedule is what keeps training from going on."""

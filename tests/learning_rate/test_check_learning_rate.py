@@ -303,3 +303,17 @@ def test_accumulation_in_a_watched_loop_has_no_error() -> None:
     report = watch.report()
     assert report.ok, str(report)
     assert next(check for check in report.checks if check.code == "GG402").status == "passed"
+
+
+@pytest.mark.parametrize(
+    ("rate", "keywords", "text"),
+    [
+        (float("nan"), {}, "the learning rate of parameter group 0 is nan"),
+        (float("inf"), {}, "the learning rate of parameter group 0 is inf"),
+        (0.1, {"select": "GG402"}, "none of the selected rules is judged by check_learning_rate: 'GG402'"),
+    ],
+)
+def test_what_cannot_be_judged_is_refused(rate: float, keywords: dict[str, Any], text: str) -> None:
+    scenario = two_layers(rate)
+    with pytest.raises(gg.UsageError, match=text):
+        gg.check_learning_rate(scenario.model, scenario.batches, loss=scenario.loss, optimizer=scenario.optimizer, **keywords)

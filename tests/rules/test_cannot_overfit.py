@@ -70,6 +70,12 @@ def test_small_model_is_a_warning() -> None:
     assert [f.severity for f in outcome.findings] == ["warning"]
 
 
+def test_a_model_that_is_frozen_whole_is_told_so() -> None:
+    (finding,) = judge(one(2.3, 2.3), trainable=0).findings
+    assert finding.severity == "error"
+    assert finding.message == "nothing can be learnt: no parameter requires a gradient"
+
+
 def test_skipped() -> None:
     assert judge(one(2.3, 9.0, stopped="the loss is not finite at step 3")).status == "skipped"
     assert judge(one(2.3, 2.3), objective="adversarial").status == "skipped"

@@ -203,3 +203,18 @@ def test_gains_are_compared_after_as_many_steps() -> None:
     (finding,) = judge(observed(run(1.0, 2.25), long, low=100.0)).findings
     assert finding.severity == "info"
     assert finding.message.endswith("gains 1.9 in 40")
+
+
+def test_a_rate_so_low_that_no_rate_tried_moves_a_weight() -> None:
+    still = {"movement": 1e-12, "update_ratio": 1e-14, "gradient_first": 0.5}
+    measured = observed(run(1.0, 0.7, start=0.7, **still), run(1e8, 0.7, start=0.7, **still), low=1e8, predictions=predictions(0.7))
+    rule = StalledTraining()
+    (finding,) = rule.check({"rate_observation": measured}).findings
+    assert finding.severity == "error"
+    assert finding.message == "at lr 0.1 no weight moves, nor at 1e+08 times that rate"
+    fitted = replace(measured, predictions=predictions(1e-6, 1e-6))
+    unknown = replace(measured, predictions=Predictions())
+    moved = replace(measured, runs=(measured.runs[0], replace(measured.runs[1], movement=1e-3)))
+    no_gradient = replace(measured, runs=tuple(replace(one, gradient_first=0.0) for one in measured.runs))
+    for other in (fitted, unknown, moved, no_gradient):
+        assert not rule.check({"rate_observation": other}).findings
