@@ -15,6 +15,7 @@ import gradguard as gg
 from gradguard.adapters import torch_watch_steps
 from gradguard.adapters.torch_watch_looks import KEPT_LOOKS
 from gradguard.adapters.torch_watch_losses import ENTRIES, KEPT
+from tests.health.watched_nets import Attentive, Recurrent, perceptron
 
 
 def data(n: int = 8) -> list[Any]:
@@ -22,28 +23,9 @@ def data(n: int = 8) -> list[Any]:
     return [(torch.randn(16, 6, generator=generator), torch.randint(0, 3, (16,), generator=generator)) for _ in range(n)]
 
 
-class Recurrent(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner, self.head = nn.GRU(2, 8, batch_first=True), nn.Linear(8, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(functional.dropout(self.inner(x.reshape(-1, 3, 2))[0][:, -1], 0.1, self.training))
-
-
-class Attentive(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed, self.block = nn.Linear(2, 8), nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
-        self.head = nn.Linear(8, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.block(self.embed(x.reshape(-1, 3, 2))).mean(1))
-
-
 MODELS: dict[str, Callable[[], nn.Module]] = {
-    "mlp": lambda: nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(inplace=True), nn.Dropout(0.5), nn.Linear(8, 3)),
-    "gru": Recurrent,
+    "mlp": perceptron,
+    "gru": lambda: Recurrent("GRU"),
     "attention": Attentive,
 }
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {

@@ -12,27 +12,9 @@ from torch import nn
 from torch.nn import functional
 
 import gradguard as gg
+from tests.health.watched_nets import Attentive, Recurrent, perceptron
 
 STEPS = 8
-
-
-class Recurrent(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner, self.head = nn.LSTM(2, 8, batch_first=True), nn.Linear(8, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(functional.dropout(self.inner(x.reshape(-1, 3, 2))[0][:, -1], 0.1, self.training))
-
-
-class Attentive(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed, self.block = nn.Linear(2, 8), nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
-        self.head = nn.Linear(8, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.block(self.embed(x.reshape(-1, 3, 2))).mean(1))
 
 
 class Recomputed(nn.Module):
@@ -83,14 +65,10 @@ def convolutional() -> nn.Module:
     )
 
 
-def perceptron() -> nn.Module:
-    return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(inplace=True), nn.Dropout(0.5), nn.Linear(8, 3))
-
-
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "perceptron": perceptron,
     "convolutional": convolutional,
-    "recurrent": Recurrent,
+    "recurrent": lambda: Recurrent("LSTM"),
     "attentive": Attentive,
     "recomputed": Recomputed,
     "dropping": Dropping,
