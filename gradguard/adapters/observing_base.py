@@ -233,6 +233,8 @@ class OutputFacts:
     source: str = ""
     negated: bool = False
     """What is minimised is the negative of this loss, and nothing else."""
+    rewarded: bool = False
+    """Samples are weighed by numbers of either sign: the loss says which outputs to raise, and has no labels."""
 
     @property
     def least_spread(self) -> float:

@@ -161,6 +161,7 @@ class Outputs:
             normalised=self.normalised,
             source="declared" if self.declared else self.source,
             negated=bool(self.negated) and self.varied,
+            rewarded=self.rewarded,
         )
 
     def _constant_label(self, flat: NDArray[np.float64] | None) -> float | None:

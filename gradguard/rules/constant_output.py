@@ -94,7 +94,7 @@ class ConstantOutput(Rule):
     def _collapse(self, evidence: Evidence, first: OutputFacts | None, last: OutputFacts | None) -> Finding | None:
         """Outputs that became the same because nothing but each other was their target."""
         run = the(evidence, TrainingRun)
-        if first is None or last is None or min(first.samples, last.samples) < 8:
+        if first is None or last is None or min(first.samples, last.samples) < 8 or last.rewarded:
             return None
         moved = last.prior / first.prior if last.kind and first.prior > 0 else math.nan
         own_target = not last.kind or moved > MOVED or moved < 1 / MOVED

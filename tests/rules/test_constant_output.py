@@ -68,6 +68,13 @@ def test_collapse_without_labels(
     assert severities(ConstantOutput().check(evidence(looks, run(losses)))) == expected
 
 
+@pytest.mark.parametrize(("rewarded", "expected"), [(False, ["error"]), (True, ["warning"])])
+def test_actions_that_rewards_made_the_same_are_no_collapse(rewarded: bool, expected: list[str]) -> None:
+    none = {"kind": "", "prior": float("nan"), "rewarded": rewarded}
+    looks = passes(start={"outputs": outputs(1.0, spread=0.5, **none)}, end={"outputs": outputs(1e-4, spread=1e-5, **none)})
+    assert severities(ConstantOutput().check(evidence(looks, run((1.0, 1e-4))))) == expected
+
+
 def test_outputs_of_one_length() -> None:
     ones = np.array([[0.6, 0.8], [1.0, 0.0], [0.0, -1.0]])
     found = lengths([ones], [10 * ones, 0.5 * ones])
