@@ -19,6 +19,8 @@ __all__ = ["ALONG", "HORIZON", "LOOK_EVERY", "Plan", "RateProblem", "SplitLoss",
 
 HORIZON = 10_000
 """Up to which step a schedule is looked at."""
+SAME = 1e-6
+"""Factors of a schedule that differ by less than this part of them are the same."""
 ALONG = 4
 """Batches whose loss is followed along a line of weights."""
 LOOK_EVERY = 5
@@ -45,11 +47,11 @@ class Plan:
 
     @property
     def peak(self) -> tuple[float, int]:
-        """The largest factor and the first step at which it is reached."""
+        """The largest factor and the first step at which it is reached, but for rounding: a cosine comes back to it."""
         if not self.factors:
             return 1.0, 0
         largest = max(self.factors)
-        return largest, self.factors.index(largest)
+        return largest, next(step for step, factor in enumerate(self.factors) if factor >= (1.0 - SAME) * largest)
 
     def factor(self, step: int) -> float:
         """The factor at a step."""

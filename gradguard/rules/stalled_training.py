@@ -152,7 +152,7 @@ class StalledTraining(Rule):
         if stuck:
             return self.outcome([*findings, *stuck])
         steps = min(len(own.losses), len(larger.losses))
-        likely, hint = self._cause(run, larger, plan)
+        likely, hint = self._cause(observed, own, larger, plan)
         findings.append(
             self.finding(
                 f"at lr {observed.unit:.4g} the loss falls by {max(own.gain, 0.0):.2g} in {len(own.losses)} steps; "
@@ -201,12 +201,15 @@ class StalledTraining(Rule):
             hint="give the schedule the number of optimizer steps; to this check, as a function of the step",
         )
 
-    def _cause(self, run: RateRun, larger: RateRun, plan: LoopPlan | None) -> tuple[str, str]:
-        """What is likely, and what to do: the rate, or a norm that gradients are clipped to."""
-        if plan is None or plan.clip is None or plan.clip >= BINDS * run.gradient_first:
-            return TOO_LOW, f"lr={larger.lr:.2g}, or what lies between"
-        likely = f"a gradient of norm {run.gradient_first:.2g} is clipped to {plan.clip:.2g}, which sets the size of each step"
-        return likely, "clip to a norm near the gradient's own"
+    def _cause(self, observed: RateObservation, run: RateRun, larger: RateRun, plan: LoopPlan | None) -> tuple[str, str]:
+        """What is likely, and what to do: a norm that gradients are clipped to, a warm-up, or the rate."""
+        if plan is not None and plan.clip is not None and plan.clip < BINDS * run.gradient_first:
+            norm = f"a gradient of norm {run.gradient_first:.2g} is clipped to {plan.clip:.2g}"
+            return f"{norm}, which sets the size of each step", "clip to a norm near the gradient's own"
+        if observed.peak[1] >= len(run.losses):
+            rises = f"the schedule ({observed.schedule}) still rises at step {observed.peak[1]}"
+            return f"a warm-up that is far too long: {rises}", "a shorter warm-up, or a larger rate"
+        return TOO_LOW, f"lr={larger.lr:.2g}, or what lies between"
 
     def _gain(self, larger: RateRun, run: RateRun) -> float:
         """What a larger rate's run gains within as many steps as another run has."""

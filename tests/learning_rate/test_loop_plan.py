@@ -93,3 +93,10 @@ def test_a_list_of_factors_ends_where_it_ends() -> None:
         called_schedule(table.__getitem__, 63)
     with pytest.raises(gg.UsageError, match="the schedule returned inf at step 60"):
         called_schedule(lambda step: 1.0 if step < 60 else math.inf, 61)
+
+
+def test_a_schedule_that_comes_back_to_its_largest_factor_reached_it_the_first_time() -> None:
+    cosine = tuple(0.5 + 0.5 * math.cos(math.pi * step / 40) for step in range(10_000))
+    assert Plan(factors=(1.0 - 1e-9, *cosine[1:])).peak[1] == 0
+    assert Plan(factors=tuple(min(1.0, (step + 1) / 30) for step in range(100))).peak[1] == 29
+    assert Plan(factors=(0.0, 0.0)).peak == (0.0, 0)

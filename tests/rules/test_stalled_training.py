@@ -196,6 +196,15 @@ def test_clipping_far_below_the_gradient_is_named(clip: float, likely: str) -> N
     assert finding.likely.startswith(likely)
 
 
+def test_a_warm_up_that_never_comes_to_its_end_is_named() -> None:
+    rising = observed(run(1.0, 2.2999), run(100.0, 0.1), low=100.0, peak=(1e4, 9999), schedule="LambdaLR")
+    (finding,) = judge(rising).findings
+    assert finding.severity == "error"
+    assert finding.likely == "a warm-up that is far too long: the schedule (LambdaLR) still rises at step 9999"
+    (finding,) = judge(replace(rising, peak=(2.0, 10))).findings
+    assert finding.likely.startswith("the learning rate is far below")
+
+
 def test_gains_are_compared_after_as_many_steps() -> None:
     long = run(100.0, 1.2, 0.1)
     long = replace(long, losses=(*long.losses, *(0.1,) * 200), before=(2.3,) * (len(long.losses) + 200))
