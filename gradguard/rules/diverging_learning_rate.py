@@ -221,7 +221,8 @@ def interval(observed: RateObservation) -> str:
     if low == 0:
         return f"the training limit is below {high:.2g}"
     if high == math.inf:
-        return f"the training limit is near {observed.limit * observed.unit:.2g}: {low:.2g} holds, above it the orders disagree"
+        near = f"{observed.limit * observed.unit:.2g}"
+        return f"the training limit is near {near}: {low:.2g} holds, and no rate above {near} was lost"
     return f"the training limit is between {low:.2g} and {high:.2g}"
 
 
