@@ -53,6 +53,10 @@ class Plan:
         largest = max(self.factors)
         return largest, next(step for step, factor in enumerate(self.factors) if factor >= (1.0 - SAME) * largest)
 
+    def largest(self, steps: int) -> float:
+        """The largest factor within so many steps."""
+        return max(self.factors[: max(1, steps)], default=1.0)
+
     def factor(self, step: int) -> float:
         """The factor at a step."""
         return self.factors[min(step, len(self.factors) - 1)] if self.factors else 1.0

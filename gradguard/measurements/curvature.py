@@ -12,6 +12,7 @@ from gradguard.adapters.rates_base import RateProblem
 from gradguard.curvature.lanczos import Spectrum, extremes
 from gradguard.measurements.base import Evidence, Measurement, Unavailable, the
 from gradguard.measurements.rate_observation import RateObservation
+from gradguard.measurements.rate_search import horizon
 
 __all__ = ["FOLLOWED", "Curvature", "GroupCurvature", "measure", "spectrum_of"]
 
@@ -51,7 +52,8 @@ class GroupCurvature:
 class Curvature(Measurement):
     """Curvature of one batch's loss (``spread``: of several), after ``warm_steps`` steps of training.
 
-    ``ratio`` is the largest of rate / limit over the groups, at the schedule's peak. ``evaluations`` counts gradients.
+    ``ratio`` is the largest of rate / limit over the groups, at the schedule's peak within the runs. ``evaluations`` counts
+    gradients.
     ``one_step`` is the factor on the rates at which the next step, taken as the optimizer takes it, no longer lowers the
     quadratic model of the loss. ``factor`` is the limit as a factor on the rates, NaN where all are 0. It is of ``batch``;
     ``excited``: its gradient has a part along the sharpest direction, so that twice the limit is seen to overshoot.
@@ -109,7 +111,8 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
     factor = min(allowed, default=math.nan)
     path = point.path if all(g.rule is not None for g in point.groups) else f"{point.path}; {groups[0].optimizer} measured"
     return Curvature(
-        groups=groups, ratio=problem.plan.peak[0] / factor if allowed else 0.0, evaluations=sum(p.gradients for p in points),
+        groups=groups, ratio=problem.plan.largest(horizon(problem, settings)[1]) / factor if allowed else 0.0,
+        evaluations=sum(p.gradients for p in points),
         products=sum(s.products for s in found), converged=all(s.converged for s in found),
         vectors=max(s.vectors for s in found), warm_steps=warm, one_step=response.limit,
         factor=factor, batch=sharpest, excited=excited,

@@ -17,6 +17,7 @@ from gradguard.adapters.base import Problem, Settings
 from gradguard.adapters.rates_base import RateProblem
 from gradguard.measurements.base import Evidence, Measurement, Unavailable, the
 from gradguard.measurements.curvature import FOLLOWED, Curvature
+from gradguard.measurements.rate_search import horizon
 
 __all__ = ["Overshoot", "measure"]
 
@@ -38,7 +39,8 @@ class Overshoot(Measurement):
     at ``low`` below it they were not. (Single rates above the lowest may hold.)
 
     ``predicted`` is what curvature says; ``limit`` is the same where the steps taken agree within a factor of two, else the
-    middle of ``low`` and ``high``. ``ratio`` is the schedule's peak in units of the limit, ``gradients`` counts evaluations.
+    middle of ``low`` and ``high``. ``ratio`` is the rate, at the schedule's peak within the runs, in units
+    of the limit; ``gradients`` counts evaluations.
     """
 
     name: ClassVar[str] = "overshoot"
@@ -71,7 +73,8 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
         if not AGREES[0] <= lowest <= AGREES[1] or predicted == math.inf:
             limit = math.sqrt(low * high) if lowest < math.inf else math.inf
     return Overshoot(
-        predicted=predicted, limit=limit, low=low, high=high, ratio=problem.plan.peak[0] / limit, gradients=trials.gradients
+        predicted=predicted, limit=limit, low=low, high=high, gradients=trials.gradients,
+        ratio=problem.plan.largest(horizon(problem, settings)[1]) / limit,
     )
 
 

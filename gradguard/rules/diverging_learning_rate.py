@@ -118,7 +118,7 @@ class DivergingLearningRate(Rule):
                 return Outcome(status="passed", reason=f"recovers within {len(longer.run.losses)} steps: {suspect}", margin=1.0)
         margin = math.inf if observed.limit == 0 else 1.0 / observed.limit
         if reason:
-            found = self._unbounded(observed, evidence, reason) or self._diverged(observed, evidence, reason)
+            found = self._unbounded(observed, evidence, reason) or self._diverged(observed, evidence, reason, limits)
             return Outcome(status="failed", findings=(found,), margin=margin)
         return self.outcome(self._at_the_edge(observed, evidence), margin=margin)
 
@@ -133,17 +133,23 @@ class DivergingLearningRate(Rule):
             return Outcome(status="failed", findings=(self._ascent(observed, seen),), margin=math.inf)
         return None
 
-    def _diverged(self, observed: RateObservation, evidence: Evidence, reason: str) -> Finding:
+    def _diverged(self, observed: RateObservation, evidence: Evidence, reason: str, limits: RateLimits) -> Finding:
         where = interval(observed)
-        lower = [run for run in observed.runs if run.factor <= observed.low and run.factor < 1.0 and not run.stopped]
-        if any(run.worst_case >= 0 for run in lower):
-            held = max(run.lr for run in lower)
-            message = f"{observed.optimizer} at lr {observed.unit:.4g} diverges: {reason}; lr {held:.2g} holds"
-            hint = f"lr={held:.2g}, a warm-up to it, or clipping; {where}"
-            likely = "the learning rate is too high for this model, its initialisation or the scale of its data"
+        message = f"{observed.optimizer} at lr {named(observed)} diverges: {reason}; "
+        held = held_below(observed, limits)
+        lowest = min(run.factor for run in observed.runs)
+        allowed = first_step_factor(evidence)
+        likely = "the learning rate is too high for this model, its initialisation or the scale of its data"
+        if held is not None:
+            safe = named(observed, held.factor, digits=2)
+            message += f"lr {safe} holds"
+            hint = f"lr={safe}, a warm-up to it, or clipping; {where}"
+        elif 0 < allowed < lowest:
+            down, edge = lowest * observed.unit, allowed * observed.unit
+            message += f"so it does down to {down:.2g}, and first steps overshoot above {edge:.2g}"
+            hint = "the scale of the loss and of the data, or a rate that is far lower still"
         else:
-            lowest = min(run.lr for run in observed.runs)
-            message = f"{observed.optimizer} at lr {observed.unit:.4g} diverges: {reason}; no rate down to {lowest:.2g} helps"
+            message += f"no rate down to {lowest * observed.unit:.2g} helps"
             hint = "look at the other findings first; a lower rate does not help"
             likely = "not the rate: the sign of the loss or gradient (ascent), a loss that is not finite, or unscaled data"
         return self.finding(
@@ -213,6 +219,33 @@ def ascending(run: RateRun, seen: Predictions) -> bool:
     return lost and run.mean_gain > 0.5 * (seen.after - seen.before)
 
 
+def held_below(observed: RateObservation, limits: RateLimits) -> RateRun | None:
+    """The run to name as one that holds: the one that gains the most at half the limit or below it, else the highest below it.
+
+    Orders of the batches and initialisations spread the limit by a factor of two, so that what held just below it may not hold
+    again. None where no lower rate is better than nothing.
+    """
+    lower = [run for run in observed.runs if run.factor <= observed.low and run.factor < 1.0 and not run.stopped]
+    if not any(run.worst_case >= 0 for run in lower):
+        return None
+    lasting = [
+        run for run in lower
+        if run.factor <= observed.limit / 2.0 and run.gain > 0 and not verdict(run, observed.runs, observed.worth, limits)
+    ]
+    return max(lasting, key=lambda run: run.gain, default=max(lower, key=lambda run: run.factor))
+
+
+def named(observed: RateObservation, factor: float = 1.0, digits: int = 4) -> str:
+    """The rates of all groups at a factor, and at the schedule's peak where the runs reach it."""
+    rates = sorted({rate * factor for rate in observed.rates if rate > 0})
+    shown = [f"{rate:.{digits}g}" for rate in rates]
+    text = " / ".join(shown) if len(shown) <= 3 else f"{shown[0]} to {shown[-1]}"
+    peak, step = observed.peak
+    if peak != 1.0 and step < observed.steps:
+        text += f" ({peak * rates[-1]:.{digits}g} at the schedule's peak)"
+    return text
+
+
 def interval(observed: RateObservation) -> str:
     """The interval of the training limit as a text."""
     low, high = observed.low * observed.unit, observed.high * observed.unit
@@ -224,6 +257,13 @@ def interval(observed: RateObservation) -> str:
         near = f"{observed.limit * observed.unit:.2g}"
         return f"the training limit is near {near}: {low:.2g} holds, and no rate above {near} was lost"
     return f"the training limit is between {low:.2g} and {high:.2g}"
+
+
+def first_step_factor(evidence: Evidence) -> float:
+    """The first-step limit as a factor on the rates; NaN where it is not known."""
+    overshoot: Overshoot | None = the(evidence, Overshoot)
+    curvature: Curvature | None = the(evidence, Curvature)
+    return overshoot.limit if overshoot is not None else curvature.factor if curvature is not None else math.nan
 
 
 def first_step_ratio(evidence: Evidence) -> float:
@@ -245,10 +285,10 @@ def explain(evidence: Evidence) -> list[str]:
         limit = overshoot.limit * first.lr
         grows = overshoot.limit < overshoot.predicted
         why = f", for curvature {'grows' if grows else 'falls'} on the way: at the start it allows {first.limit:.3g}"
-    texts = [
-        f"lambda_1 = {first.lambda_max:.3g} +- {first.error_bar:.1g}: first steps overshoot above lr {limit:.3g} "
-        f"(lr is {first_step_ratio(evidence):.3g} times that){why}"
-    ]
+    said = f"first steps overshoot above lr {limit:.3g} (lr is {first_step_ratio(evidence):.3g} times that){why}"
+    if not limit < math.inf:
+        said = "first steps do not overshoot at any rate that was tried"
+    texts = [f"lambda_1 = {first.lambda_max:.3g} +- {first.error_bar:.1g}: {said}"]
     if len(curvature.spread) > 1:
         low, high = min(curvature.spread), max(curvature.spread)
         texts.append(f"lambda_1 from {low:.3g} to {high:.3g} over {len(curvature.spread)} batches")

@@ -10,6 +10,7 @@ import pytest
 
 import gradguard as gg
 from gradguard.measurements.curvature import Curvature, GroupCurvature
+from gradguard.measurements.overshoot import Overshoot
 from gradguard.measurements.rate_longer import LongerRun
 from gradguard.measurements.rate_observation import RateObservation
 from gradguard.measurements.rate_predictions import Predictions
@@ -125,6 +126,48 @@ def test_ascent_of_predictions() -> None:
 )
 def test_the_interval_as_a_text(bracket: dict[str, float], text: str) -> None:
     assert interval(observed(LOWER, run(1.0, 0.3), **bracket)) == text
+
+
+def test_the_rate_named_lies_well_below_the_limit() -> None:
+    """What held just below the limit may not hold again; what gains the most further down does."""
+    runs = (run(0.01, 2.0), run(0.1, 0.5), run(0.3, 0.4, long=True), run(0.5, 0.35, long=True), run(1.0, 5.0))
+    (finding,) = judge(observed(*runs, low=0.5, high=0.7, limit=0.62)).findings
+    assert finding.message.endswith("; lr 0.03 holds")
+    assert finding.hint.startswith("lr=0.03, ")
+    only = observed(run(0.5, 0.35), run(1.0, 5.0), low=0.5, high=1.0)
+    assert judge(only).findings[0].message.endswith("; lr 0.05 holds")
+
+
+def test_all_groups_are_named_and_the_schedules_peak() -> None:
+    runs = {"low": 0.1, "high": 1.0}
+    two = observed(*FIRES["ends above the start"].runs, **runs, rates=(0.1, 0.0, 30.0, 0.1))
+    message = judge(two).findings[0].message
+    assert message.startswith("SGD at lr 0.1 / 30 diverges: ")
+    assert message.endswith("; lr 0.01 / 3 holds")
+    many = observed(*two.runs, **runs, rates=(0.1, 0.2, 0.3, 0.4))
+    assert judge(many).findings[0].message.startswith("SGD at lr 0.1 to 0.4 diverges: ")
+    warm = observed(*two.runs, **runs, peak=(20.0, 10))
+    message = judge(warm).findings[0].message
+    assert message.startswith("SGD at lr 0.1 (2 at the schedule's peak) diverges: ")
+    assert message.endswith("; lr 0.01 (0.2 at the schedule's peak) holds")
+    late = observed(*two.runs, **runs, peak=(20.0, 1000))
+    assert judge(late).findings[0].message.startswith("SGD at lr 0.1 diverges: ")
+
+
+def test_what_curvature_allows_below_all_rates_that_were_tried_is_named() -> None:
+    lost = observed(run(0.1, 3.0), run(1.0, 5.0), low=0.0, high=0.1)
+    far = Overshoot(predicted=1e-6, limit=1e-6, low=1e-6, high=2e-6, ratio=1e6, gradients=40)
+    (finding,) = judge(lost, overshoot=far).findings
+    assert finding.message.endswith("; so it does down to 0.01, and first steps overshoot above 1e-07")
+    assert "sign" not in finding.likely
+    near = replace(far, limit=0.5)
+    assert judge(lost, overshoot=near).findings[0].message.endswith("; no rate down to 0.01 helps")
+
+
+def test_no_overshoot_at_all_is_told() -> None:
+    never = Overshoot(predicted=0.4, limit=math.inf, low=math.inf, high=math.inf, ratio=0.0, gradients=400)
+    (finding,) = judge(FIRES["ends above the start"], curvature=curvature(2.5), overshoot=never).findings
+    assert "lambda_1 = 50 +- 0.1: first steps do not overshoot at any rate that was tried; " in finding.evidence
 
 
 def test_no_rate_helps() -> None:
