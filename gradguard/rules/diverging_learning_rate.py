@@ -152,6 +152,8 @@ class DivergingLearningRate(Rule):
             message += f"no rate down to {lowest * observed.unit:.2g} helps"
             hint = "look at the other findings first; a lower rate does not help"
             likely = "not the rate: the sign of the loss or gradient (ascent), a loss that is not finite, or unscaled data"
+            if observed.schedule and observed.peak[0] > 1.0:
+                likely = f"the schedule ({observed.schedule}), whose factor rises to {observed.peak[0]:.3g}; or {likely}"
         return self.finding(
             message, observed=observed.unit, limit=observed.limit * observed.unit, count=len(observed.runs),
             evidence="; ".join([observed.lengths, *explain(evidence), where]),
@@ -196,7 +198,7 @@ class DivergingLearningRate(Rule):
         if ratio > 1.0:
             findings.append(
                 self.finding(
-                    f"lr {observed.unit:.4g} is {ratio:.2g} times the first-step limit, and training holds",
+                    f"lr {named(observed)} is {ratio:.2g} times the first-step limit, and training holds",
                     severity="info", observed=ratio, limit=1.0, evidence="; ".join(explain(evidence)),
                     hint="nothing: the edge of stability; a warm-up would spare the first overshoot",
                 )

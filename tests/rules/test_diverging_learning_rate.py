@@ -173,7 +173,9 @@ def test_no_overshoot_at_all_is_told() -> None:
 def test_no_rate_helps() -> None:
     outcome = judge(observed(run(0.1, 3.0), run(1.0, 5.0), low=0.0, high=0.1))
     assert outcome.findings[0].message.endswith("; no rate down to 0.01 helps")
-    assert "sign" in outcome.findings[0].likely
+    assert outcome.findings[0].likely.startswith("not the rate: the sign")
+    rising = observed(run(0.1, 3.0), run(1.0, 5.0), low=0.0, high=0.1, schedule="grow", peak=(1e9, 900))
+    assert judge(rising).findings[0].likely.startswith("the schedule (grow), whose factor rises to 1e+09; or not the rate: ")
 
 
 def test_a_loss_that_falls_without_bound_is_looked_at_for_longer() -> None:
