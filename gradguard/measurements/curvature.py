@@ -13,6 +13,7 @@ from gradguard.curvature.lanczos import Spectrum, extremes
 from gradguard.measurements.base import Evidence, Measurement, Unavailable, the
 from gradguard.measurements.rate_observation import RateObservation
 from gradguard.measurements.rate_search import horizon
+from gradguard.measurements.rate_verdict import RateLimits, scale_of
 
 __all__ = ["FOLLOWED", "Curvature", "GroupCurvature", "measure", "spectrum_of"]
 
@@ -82,7 +83,7 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
     if problem.adaptive():
         observed: RateObservation | None = the(evidence, RateObservation)
         warm = WARM_STEPS
-        scale = min(1.0, observed.low or 1e-2) if observed else 1.0
+        scale = _calm(observed) if observed is not None and observed.runs else 1.0
     found: list[Spectrum] = []
     points: list[CurvedPoint] = []
     for batch in range(min(problem.plan.curvature_batches, problem.training.batch_count)):
@@ -119,6 +120,14 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
         spread=tuple(s.largest.value / point.groups[0].unit for s in found) if point.groups[0].unit > 0 else (), path=path,
         reason="; ".join(r for r in (point.reason, spectrum.reason) if r),
     )
+
+
+def _calm(observed: RateObservation) -> float:
+    """The largest factor, at most 1, at which a run held and was not thrown off its way: a warm start must not be lost."""
+    far = RateLimits().rise * scale_of(observed.runs, observed.worth)
+    held = observed.low or math.inf
+    calm = [run.factor for run in observed.runs if run.factor <= min(1.0, held) and not run.stopped and run.rise <= far]
+    return max(calm, default=0.1 * min(1.0, *(run.factor for run in observed.runs)))
 
 
 def spectrum_of(point: CurvedPoint, settings: Settings, products: int = PRODUCTS) -> Spectrum:

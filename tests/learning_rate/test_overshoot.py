@@ -267,6 +267,23 @@ def test_ascent_is_followed_with_the_other_sign() -> None:
     assert list(losses) == sorted(losses, reverse=True)
 
 
+def test_an_adaptive_optimizer_is_warmed_up_at_a_rate_that_keeps_its_way() -> None:
+    """At the rate itself twenty steps would end where nothing has a gradient any more."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 2))
+    x = torch.randn(64, 4)
+    y = (x[:, 0] > 0).long()
+
+    def cross_entropy(m: Any, b: Any) -> Any:
+        return torch.nn.functional.cross_entropy(m(b[0]), b[1])
+
+    row = gg.check_learning_rate(
+        model, [(x, y)], loss=cross_entropy, optimizer=torch.optim.RMSprop(model.parameters(), 3.0)
+    ).table_rows("learning_rate")[0]
+    assert row["lambda_max"] > 0
+    assert 0 < row["curvature_limit"] < 1.0
+
+
 def test_numpy_models_are_followed_alike() -> None:
     model = {"w": np.array([3.0])}
     scenario = gg.Scenario(
