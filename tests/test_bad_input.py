@@ -227,3 +227,11 @@ def test_a_model_without_values_is_not_trained() -> None:
     empty = nn.Linear(4, 2, device="meta")
     with pytest.raises(gg.UsageError, match="meta device"):
         gg.check_training(empty, [x()], loss=lambda m, b: m(b).sum(), optimizer=torch.optim.SGD(empty.parameters(), 0.1))
+
+
+@pytest.mark.parametrize("check", [gg.check_training, gg.check_learning_rate])
+def test_a_lazy_model_must_have_been_called(check: Callable[..., Any]) -> None:
+    lazy = nn.Sequential(nn.Linear(4, 8), nn.LazyLinear(2))
+    optimizer = torch.optim.SGD(lazy.parameters(), 0.1)
+    with pytest.raises(gg.UsageError, match=r"1\.weight is not initialised yet \(a lazy module\)"):
+        check(lazy, [x()], loss=lambda m, b: m(b).sum(), optimizer=optimizer)

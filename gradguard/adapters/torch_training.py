@@ -71,6 +71,13 @@ class TorchTraining:
                 where=type(scenario.model).__name__,
                 todo="build it on a device, or to_empty() it and initialise its parameters",
             )
+        lazy = [n for n, p in scenario.model.named_parameters() if isinstance(p, torch.nn.parameter.UninitializedParameter)]
+        if lazy:
+            raise UsageError(
+                f"parameter {lazy[0]} is not initialised yet (a lazy module)",
+                where=type(scenario.model).__name__,
+                todo="run the model once on a batch before the check",
+            )
         if any(isinstance(module, torch.jit.ScriptModule) for module in scenario.model.modules()):
             raise UsageError(
                 "a torch.jit module is not trained on a copy: its copies compute with the original's parameters",
