@@ -282,10 +282,13 @@ class TorchTraining:
         return value
 
     def evaluate(self, session: Session, indices: Sequence[int], seed: int) -> tuple[float, ...]:
-        """The losses of chosen batches, shape (n,), with a fixed random state; nothing of the copy changes."""
+        """The losses of chosen batches, shape (n,), each with a fixed random state of its own; nothing of the copy changes.
+
+        (With one state for all, a loss that draws noise would be off by the same amount on every batch.)
+        """
         losses = []
         for index in indices:
-            with preserved_rng(seed):
+            with preserved_rng(seed + index):
                 losses.append(self._again(session, self.batches[index], index, torch.get_rng_state()))
         return tuple(losses)
 

@@ -14,6 +14,12 @@ from gradguard.measurements.rate_verdict import RateRun
 
 __all__ = ["THROWN", "losses_before", "observed", "thrown_away", "worth_of"]
 
+DRAWS, LEAST = 64, 4
+"""A loss that draws random numbers is taken so many times before training, over all batches and at least for each of them."""
+APART = 100_003
+"""Seeds that are so far apart share no batch's state."""
+SAME = 1e-5
+"""Two losses that differ by less than this part are of one that draws nothing."""
 THROWN = 1e3
 """A long run whose batches are, for the median of 8 steps, this many scales worse off than before training is over."""
 
@@ -51,6 +57,7 @@ def as_run(trace: Trace, factor: float, lr: float, seed: int, before: Mapping[in
         after=tuple(s.loss_after for s in steps if s.loss_after is not None),
         stopped=trace.stopped, update_ratio=float(np.median(ratios)) if ratios else math.nan,
         movement=float(np.median(moved)) if moved.size else math.nan,
+        farthest=float(np.max(moved)) if moved.size else math.nan,
         gradient_first=steps[0].grad_norm if steps else math.nan, gradient_last=steps[-1].grad_norm if steps else math.nan,
         batch=trace.steps[0].batch if trace.steps else 0,
     )
@@ -73,8 +80,19 @@ def thrown_away(before: Mapping[int, float], scale: float, patience: int) -> Cal
 
 
 def losses_before(problem: RateProblem, settings: Settings) -> tuple[float, ...]:
-    """Every batch's loss before training, shape (batches,)."""
-    return problem.run(0, seed=settings.seed, compare=problem.training.batch_count).loss_start
+    """Every batch's loss before training, shape (batches,); the mean of several draws where the loss draws random numbers.
+
+    All gains of a run are measured from these: one draw's luck would count in each of them.
+    """
+    count = problem.training.batch_count
+    seed = settings.seed
+    first = problem.run(0, seed=seed, compare=count).loss_start
+    again = problem.run(0, seed=seed + APART, compare=min(1, count)).loss_start
+    if not first or not abs(again[0] - first[0]) > SAME * abs(first[0]):
+        return first
+    draws = max(LEAST, math.ceil(DRAWS / count))
+    others = [problem.run(0, seed=seed + APART * k, compare=count).loss_start for k in range(1, draws)]
+    return tuple(float(value) for value in np.mean([first, *others], axis=0))
 
 
 def worth_of(problem: RateProblem, settings: Settings, before: Mapping[int, float]) -> float:
