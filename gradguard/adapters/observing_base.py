@@ -207,6 +207,8 @@ class OutputFacts:
     data_loss: float = float("nan")
     data_error: float = float("nan")
     prior: float = float("nan")
+    own_prior: float = float("nan")
+    """As ``prior``, of these labels alone: however few there are of a class, no constant is better for them."""
     told: float = float("nan")
     """What the predictions say of their own labels: by how much they would be worse with the labels of other samples."""
     label_low: float = float("nan")

@@ -18,6 +18,8 @@ __all__ = ["Outputs"]
 
 COLUMNS = 64
 ROWS = 8192
+LEAST = 10
+"""Labels for each class, below which they say too little of how frequent classes are elsewhere."""
 
 
 def rows_of(tensor: torch.Tensor) -> NDArray[np.float64]:
@@ -131,9 +133,10 @@ class Outputs:
         labels = self.labels or self.declared_labels
         flat = np.concatenate([label.ravel() for label in labels]) if labels else None
         losses = np.concatenate(self.losses) if self.losses else np.array([])
-        kind, prior = self.kind, self._prior()
+        kind, prior, own = self.kind, self._prior(LEAST), self._prior(1)
         if not losses.size and self.declared and self.declared_labels:
-            kind, losses, prior = self._from_declared()
+            own = self._from_declared(1)[2]
+            kind, losses, prior = self._from_declared(LEAST)
         return OutputFacts(
             samples=len(y),
             width=self.width or y.shape[1],
@@ -147,6 +150,7 @@ class Outputs:
             data_loss=float(losses.mean()) if losses.size else math.nan,
             data_error=float(losses.std() / math.sqrt(losses.size)) if losses.size > 1 else math.nan,
             prior=prior,
+            own_prior=own,
             told=self._told(float(losses.mean())) if losses.size and not self.declared else math.nan,
             label_low=float(flat.min()) if flat is not None and flat.size else math.nan,
             label_high=float(flat.max()) if flat is not None and flat.size else math.nan,
@@ -196,18 +200,21 @@ class Outputs:
             p = np.log(q) - np.log1p(-q)
         return float((2 if self.kind == "mse" else 1) * np.mean(np.mean(p * y, axis=0) - p.mean(axis=0) * y.mean(axis=0)))
 
-    def _prior(self) -> float:
-        """The loss of guessing the labels' distribution: entropy, variance, or mean absolute deviation from the median."""
+    def _prior(self, least: int) -> float:
+        """The loss of guessing the labels' distribution: entropy, variance, or mean absolute deviation from the median.
+
+        NaN with fewer than ``least`` labels for each class.
+        """
         if self.kind == "cross_entropy" and len(self.classes) == 1 and not self.own_weights:
             return math.nan  # no score of a pair is a class's own: the place of the right one cannot be guessed
         if self.kind == "cross_entropy":
-            return entropy(np.array(list(self.classes.values()), dtype=np.float64))
+            return entropy(np.array(list(self.classes.values()), dtype=np.float64), least)
         same = [label for label in self.labels if label.shape[1] == self.labels[0].shape[1]]
         if not same:
             return math.nan
         return prior_of(self.kind, np.concatenate(same))
 
-    def _from_declared(self) -> tuple[str, NDArray[np.float64], float]:
+    def _from_declared(self, least: int) -> tuple[str, NDArray[np.float64], float]:
         """Loss and prior from declared outputs and labels."""
         p, y = np.concatenate(self.declared), np.concatenate(self.declared_labels)
         if len(p) != len(y):
@@ -222,7 +229,7 @@ class Outputs:
             )
             chosen = y[:, 0].astype(int)
             counts = np.unique(chosen, return_counts=True)[1].astype(np.float64)
-            return "cross_entropy", -log_p[np.arange(len(p)), chosen], entropy(counts)
+            return "cross_entropy", -log_p[np.arange(len(p)), chosen], entropy(counts, least)
         if p.shape == y.shape:
             return "mse", ((p - y) ** 2).mean(axis=1), prior_of("mse", y)
         return "", np.array([]), math.nan
@@ -233,10 +240,10 @@ def share(values: NDArray[np.float64] | None, which: Callable[[NDArray[np.float6
     return float(np.mean(which(values))) if values is not None and values.size else math.nan
 
 
-def entropy(counts: NDArray[np.float64]) -> float:
-    """-sum p log p of counts (K,), in nats; NaN with fewer than ten labels for each class, which say too little of p."""
+def entropy(counts: NDArray[np.float64], least: int) -> float:
+    """-sum p log p of counts (K,), in nats; NaN with fewer than ``least`` labels for each class."""
     counts = counts[counts > 0]
-    if not counts.size or counts.sum() < 10 * counts.size:
+    if not counts.size or counts.sum() < least * counts.size:
         return math.nan
     p = counts / counts.sum()
     return float(-np.sum(p * np.log(p)))

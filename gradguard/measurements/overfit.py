@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -153,6 +153,7 @@ def _reach(trace: Trace) -> float:
 
 def _facts(problem: RateProblem, state: str, settings: Settings) -> OutputFacts:
     """Predictions and labels of the first batch in a state."""
-    if isinstance(problem.training, Observable):
-        return problem.training.look(state, seed=settings.seed, batches=1).outputs or OutputFacts()
-    return OutputFacts()
+    if not isinstance(problem.training, Observable):
+        return OutputFacts()
+    facts = problem.training.look(state, seed=settings.seed, batches=1).outputs or OutputFacts()
+    return replace(facts, prior=facts.own_prior if math.isfinite(facts.own_prior) else facts.prior)
