@@ -32,7 +32,7 @@ class RateRun:
     ``after`` is the same batch's loss right after the step, where it was looked at.
 
     ``lr`` is the first moving group's rate. ``stopped`` says why it ended early (not finite). ``movement`` is the median
-    over blocks of ||w_T - w_0|| / ||w_0||, ``update_ratio`` that of one step over all steps.
+    over blocks of ||w_T - w_0|| / ||w_0||, ``farthest`` the largest, ``update_ratio`` the median of one step over all steps.
     """
 
     factor: float
@@ -44,6 +44,7 @@ class RateRun:
     stopped: str = ""
     update_ratio: float = math.nan
     movement: float = math.nan
+    farthest: float = math.nan
     gradient_first: float = math.nan
     gradient_last: float = math.nan
     batch: int = 0

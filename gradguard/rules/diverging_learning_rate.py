@@ -51,8 +51,9 @@ class DivergingLearningRate(Rule):
 
     When it is healthy:
         A loss that rises and then falls below where lower rates are (catapult), sharpness at 2 / lr (edge of stability),
-        warm-up, restarts, noise of small batches: none of these is a finding. A rate above the first-step limit alone is an
-        info.
+        warm-up, restarts, noise of small batches: none of these is a finding. Of a loss that is declared not to fall
+        (``objective="adversarial"`` or ``"reinforcement"``) only what is not finite is one. A rate above the first-step
+        limit alone is an info.
 
     Options:
         worse: the end lies this part of the scale above the start.

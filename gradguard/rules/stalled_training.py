@@ -168,7 +168,8 @@ class StalledTraining(Rule):
         """Where the rate is so low that the largest one tried moves no weight, although there is much to learn."""
         seen, run = observed.predictions, observed.own
         guesses = seen.kind in BETTER and seen.prior > 0 and seen.after > BETTER[seen.kind] * seen.prior
-        if run is None or not guesses or not run.gradient_first > 0 or any(one.movement > ROUNDING for one in observed.runs):
+        moved = any(one.movement > ROUNDING or one.farthest > ROUNDING for one in observed.runs)
+        if run is None or not guesses or not run.gradient_first > 0 or moved:
             return None
         highest = max(one.factor for one in observed.runs)
         return self.finding(

@@ -225,5 +225,6 @@ def test_a_rate_so_low_that_no_rate_tried_moves_a_weight() -> None:
     unknown = replace(measured, predictions=Predictions())
     moved = replace(measured, runs=(measured.runs[0], replace(measured.runs[1], movement=1e-3)))
     no_gradient = replace(measured, runs=tuple(replace(one, gradient_first=0.0) for one in measured.runs))
-    for other in (fitted, unknown, moved, no_gradient):
+    one_block = replace(measured, runs=(measured.runs[0], replace(measured.runs[1], farthest=1e-3)))
+    for other in (fitted, unknown, moved, no_gradient, one_block):
         assert not rule.check({"rate_observation": other}).findings
