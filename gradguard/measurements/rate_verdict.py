@@ -101,6 +101,11 @@ class RateRun:
         return float(np.mean(self.gains[self.tail])) if self.losses else 0.0
 
     @property
+    def lost_fifth(self) -> float:
+        """A fifth of the tail's steps gain less than this: far below zero where a few batches' losses explode."""
+        return float(np.quantile(self.gains[self.tail], 0.2)) if self.losses else 0.0
+
+    @property
     def level(self) -> float:
         """The mean magnitude of the batches' losses before training."""
         return float(np.mean(np.abs(self.before))) if self.before else 0.0
@@ -192,6 +197,24 @@ def verdict(run: RateRun, runs: Sequence[RateRun], worth: float, limits: RateLim
     scale = scale_of(runs, worth)
     if scale <= 0:
         return ""
+    return _lost(run, runs, scale, limits) or _batches_lost(run, runs, scale)
+
+
+def _batches_lost(run: RateRun, runs: Sequence[RateRun], scale: float) -> str:
+    """Most batches are fine, and a fifth of the last steps have lost more than there is to gain, in the mean, too.
+
+    Losses with a margin are like that, and confident classifiers. Where no lower rate does without, it is the data's noise.
+    """
+    if max(run.lost_fifth, run.mean_gain) >= -scale:
+        return ""
+    lower = [other for other in runs if other.factor < run.factor * (1 - 1e-9) and not other.stopped]
+    if not any(other.lost_fifth > -0.5 * scale for other in lower):
+        return ""
+    return f"a fifth of the steps end {-run.lost_fifth:.3g} or more above where their batches began"
+
+
+def _lost(run: RateRun, runs: Sequence[RateRun], scale: float, limits: RateLimits) -> str:
+    """The same of most of the steps."""
     gain = run.gain
     if run.worst_case < -limits.worse * scale:
         return f"the same batches' loss ends {-gain:.3g} above where it began"

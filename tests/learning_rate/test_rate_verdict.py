@@ -39,6 +39,33 @@ def test_a_blow_up_has_to_come_back_to_where_it_began(rise: float, end: float, s
     assert ("above where it began" in reason) is diverged
 
 
+def exploding(factor: float, share: float, by: float, end: float = 0.1) -> RateRun:
+    """200 steps from a loss of 1 to ``end``, but for an even share of the steps, which end ``by`` above 1."""
+    losses = np.full(200, end)
+    losses[np.linspace(0, 199, round(200 * share)).astype(int)] = 1.0 + by
+    return RateRun(factor=factor, lr=0.1 * factor, seed=0, losses=tuple(map(float, losses)), before=(1.0,) * 200, long=True)
+
+
+@pytest.mark.parametrize(
+    ("share", "by", "lower", "diverged"),
+    [
+        (0.35, 20.0, (0.0, 0.0), True),
+        (0.35, 20.0, (0.1, 5.0), True),
+        (0.1, 20.0, (0.0, 0.0), False),  # single batches, at any rate
+        (0.35, 0.5, (0.0, 0.0), False),  # less than there is to gain
+        (0.35, 20.0, (0.35, 20.0), False),  # the data's: a lower rate does not help
+    ],
+)
+def test_a_fifth_of_the_batches_that_explode_behind_a_fine_median(
+    share: float, by: float, lower: tuple[float, float], diverged: bool
+) -> None:
+    high, low = exploding(1.0, share, by), exploding(0.1, *lower)
+    reason = verdict(high, (low, high), 0.3, RateLimits())
+    assert bool(reason) is diverged
+    assert ("a fifth of the steps end 20 or more above" in reason) is diverged
+    assert not verdict(low, (low, high), 0.3, RateLimits())
+
+
 def test_a_lower_rate_that_gains_twice_as_much_is_a_reason_to_look_for_longer() -> None:
     measured = observed(run(0.1, 0.5), run(1.0, 1.6))
     rule = DivergingLearningRate()
