@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,10 @@ def test_diverging_rate_names_one_that_holds() -> None:
     assert row.training_low <= row.training_limit <= row.training_high < 30.0
     assert row.curvature_limit == pytest.approx(2.0 / row.lambda_max, rel=1e-6)
     assert row.first_step_limit > 2 * row.curvature_limit  # relu units die on the way, and curvature with them
+    shown = (Path(__file__).parents[2] / "docs" / "learning-rate.md").read_text()  # this finding is the page's example
+    for text in (f"lambda_1 = {row.lambda_max:.3g} +- ", f"overshoot above lr {row.first_step_limit:.3g} "):
+        assert text in shown
+        assert text in finding.evidence
     held = gg.check_learning_rate(
         scenario.model, scenario.batches, loss=scenario.loss, optimizer=torch.optim.SGD(scenario.model.parameters(), row.training_low)
     )
