@@ -110,7 +110,7 @@ def losses_of_one_batch(
     with untouched(training.scenario.model), torch.enable_grad():
         session = training.fresh(factor)
         _forget_momentum(session.optimizer)
-        sign = -1.0 if any(group.get("maximize") for group in session.groups) else 1.0
+        sign = -1.0 if session.maximised else 1.0
         for step in range(steps + 1):
             session.zero_grad()
             with preserved_rng(seed):
