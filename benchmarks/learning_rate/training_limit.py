@@ -2,15 +2,15 @@
 
     python -m benchmarks.learning_rate.training_limit [--sample | --held-out SEED [--count N]] [--only NAME]
 
-The yardsticks (``yardstick.py``) share no code with gradguard. A rate fails where most of 5 seeds (initialisation and order
-of batches) end not finite, or (``half``) have not covered half of the way from the loss at the start to the best end of any
-lower rate; or (``loss``) merely do not end below the loss at the start. ``of 25`` is ``half`` with up to 25 seeds where the
-five are split; ``split`` are the rates between which they are. All are found before gradguard is asked. Ratios are of ours to
-these; verdicts are asked for at multiples of ``half``, and of ``of 25`` where that is more than one step of the bisection
-away. Nets that no rate trains (less than a tenth of the loss at the start), and those that every rate up to 1e4 trains, are
-counted apart. Printed as a Markdown table, with the seconds of the yardsticks and of gradguard. A verdict is on one
-initialisation: below the table, for each that is not right, stands how many of 25 seeds fail at that rate, and how many of 25
-orders of the batches from the initialisation judged.
+The yardsticks (``yardstick.py``) share no code with gradguard. ``given``: a rate fails where most of 5 runs from the model that
+gradguard is given, each with another order of batches, end not finite or have not covered half of the way from the loss at the
+start to the best end of any lower rate. ``seeds``: the same of 5 seeds, each with an initialisation of its own. ``loss``: most
+of these 5 do not even end below the loss at the start. The columns ``(25)`` are with up to 25 runs where the five are split, and
+``split`` are the rates between which five runs from the given model are. All are found before gradguard is asked. Ratios are of
+ours to these; verdicts are asked for at multiples of each but ``loss``, once where two are a step of the bisection apart. Nets
+that no rate trains (less than a tenth of the loss at the start) are counted apart, and so are limits above 1e4. Printed as a
+Markdown table, with the seconds of the yardsticks and of gradguard; below it, for each verdict that is not right, how many of
+25 orders from the given model fail at that rate, and how many of 25 seeds.
 ``--held-out`` draws nets, data and optimizers from a seed; ``--minutes`` ends the draw by the clock, between two nets.
 """
 
@@ -51,18 +51,19 @@ def pairs_of(arguments: argparse.Namespace) -> Iterator[tuple[Net, str]]:
             yield net, name
 
 
-def failing(net: Net, optimizer: str, lr: float, low: float) -> str:
-    """How many of many seeds, and of many orders from the first initialisation, do not come half as far as at a low rate."""
+def failing(net: Net, optimizer: str, lr: float) -> tuple[int, int]:
+    """How many of 25 orders from the given model, and of 25 seeds, do not come half as far as at any of two lower rates."""
 
     def fails(seed: int, order: int | None = None) -> bool:
-        start, best = end_of_run(net, optimizer, low, seed, order)
-        return not end_of_run(net, optimizer, lr, seed, order)[1] < start - 0.5 * (start - min(start, best))
+        start, *best = (end for low in (lr / 100, lr / 10) for end in end_of_run(net, optimizer, low, seed, order))
+        return not end_of_run(net, optimizer, lr, seed, order)[1] < start - 0.5 * (start - min(start, *best))
 
-    seeds = sum(fails(seed) for seed in range(MANY))
-    orders = sum(fails(0, order) for order in range(1, MANY + 1))
-    return f"{net.name} {optimizer} at {lr:.3g}: {seeds} of {MANY} seeds fail, and {orders} of {MANY} orders from the initialisation judged"
+    return sum(fails(GIVEN, order) for order in range(1, MANY + 1)), sum(fails(seed) for seed in range(MANY))
 
 
+GIVEN = 0
+"""The seed of the model that gradguard is given."""
+LIMITS = ("given", "given (25)", "seeds", "seeds (25)")
 FACTORS = (0.1, 0.3, 3.0, 10.0)
 """Multiples of the limit at which the verdict is asked for."""
 
@@ -80,9 +81,9 @@ def right(factor: float, status: str) -> bool:
     return status == ("failed" if factor > 1 else "passed")
 
 
-def cell(factor: float, *statuses: str) -> str:
-    """The verdicts at a multiple of both limits: both where one is right and the other is not."""
-    texts = ["right" if right(factor, status) else f"**{status}**" for status in statuses if status]
+def cell(factor: float, statuses: list[str]) -> str:
+    """The verdicts at a multiple of several limits: one word where they agree."""
+    texts = ["right" if right(factor, status) else f"**{status}**" for status in statuses]
     return ", ".join(dict.fromkeys(texts))
 
 
@@ -92,78 +93,80 @@ def near(ratios: list[float]) -> str:
 
 
 class Tally:
-    """The rows so far; a yardstick that is infinite is left out of its counts."""
+    """The rows so far; limits that are infinite are left out of their counts."""
 
     def __init__(self) -> None:
-        self.half: list[float] = []
-        self.wide: list[float] = []
-        self.loss: list[float] = []
+        self.ratios: dict[str, list[float]] = {label: [] for label in (*LIMITS, "loss")}
+        self.verdicts: dict[str, list[dict[float, str]]] = {label: [] for label in LIMITS}
+        self.endless: dict[str, int] = dict.fromkeys(LIMITS, 0)
         self.splits: list[float] = []
-        """Decades between the rates at which five seeds agree."""
-        self.verdicts: dict[str, list[dict[float, str]]] = {"half": [], "of 25": []}
+        """Decades between the rates at which five runs from the given model agree."""
         self.idle = 0
-        self.endless = {"half": 0, "of 25": 0}
         self.wrong: list[str] = []
 
     def add(self, net: Net, name: str) -> str:
         """One row of the table."""
         begun = time.perf_counter()
-        yardstick = Yardstick(net, name)
-        half, loss = yardstick.limit(0.5), yardstick.limit(0.0)
-        if not yardstick.learns():
+        given, seeds = Yardstick(net, name, GIVEN), Yardstick(net, name)
+        found = {"given": given.limit(0.5), "seeds": seeds.limit(0.5)}
+        loss = seeds.limit(0.0)
+        if not (given.learns() or seeds.learns()):
             self.idle += 1
-            return f"| {net.name} | {name} | no rate learns |{13 * ' |'} {time.perf_counter() - begun:.0f} |"
-        wide = yardstick.limit(0.5, MANY)
-        holds, fails = (0.0, math.inf) if wide == math.inf else yardstick.split(wide, 0.5)
+            return f"| {net.name} | {name} | no rate learns |{17 * ' |'} {time.perf_counter() - begun:.0f} |"
+        found |= {"given (25)": given.limit(0.5, MANY), "seeds (25)": seeds.limit(0.5, MANY)}
+        holds, fails = (0.0, math.inf) if found["given"] == math.inf else given.split(found["given"], 0.5)
+        self.splits.append(math.log10(fails / holds) if holds > 0 else math.inf)
         judged = time.perf_counter()
-        row = scenario_at(net, name, START[name]).table_rows("learning_rate")[0]
+        row = scenario_at(net, name, START[name], GIVEN).table_rows("learning_rate")[0]
         ours = row["training_limit"]
-        if half < math.inf:
-            self.half.append(ours / half)
-            self.loss.append(ours / loss)
-        if wide < math.inf:
-            self.wide.append(ours / wide)
-            self.splits.append(math.log10(fails / holds) if holds > 0 else math.inf)
-        cells = self._judge(net, name, half, wide)
+        ratios = {label: ours / limit for label, limit in {**found, "loss": loss}.items() if limit < math.inf}
+        for label, ratio in ratios.items():
+            self.ratios[label].append(ratio)
+        cells = self._judge(net, name, found)
+        limits = " | ".join(f"{found[label]:.3g}" for label in LIMITS)
+        shares = " | ".join(f"{ratios[label]:.2f}" if label in ratios else "" for label in self.ratios)
         return (
-            f"| {net.name} | {name} | {half:.3g} | {wide:.3g} | {holds:.2g} to {fails:.2g} | {loss:.3g} | {ours:.3g} "
-            f"| {row['training_low']:.3g} | {row['training_high']:.3g} | {ours / half:.2f} | {ours / wide:.2f} | {ours / loss:.2f} "
-            f"| {' | '.join(cells)} | {judged - begun:.0f} + {time.perf_counter() - judged:.0f} |"
+            f"| {net.name} | {name} | {limits} | {holds:.2g} to {fails:.2g} | {loss:.3g} | {ours:.3g} | {row['training_low']:.3g} "
+            f"| {row['training_high']:.3g} | {shares} | {' | '.join(cells)} "
+            f"| {judged - begun:.0f} + {time.perf_counter() - judged:.0f} |"
         )
 
-    def _judge(self, net: Net, name: str, half: float, wide: float) -> list[str]:
-        """Verdicts at multiples of both limits, as the table's cells."""
-        first = gg401(net, name, half)
-        second = first if wide < math.inf and max(half, wide) < 1.34 * min(half, wide) else gg401(net, name, wide)
-        for label, limit, asked in (("half", half, first), ("of 25", wide, second)):
+    def _judge(self, net: Net, name: str, found: dict[str, float]) -> list[str]:
+        """Verdicts at multiples of each limit, as the table's cells; asked once where limits are a step of the bisection apart."""
+        asked: dict[float, dict[float, str]] = {}
+        for label, limit in found.items():
             if limit == math.inf:
                 self.endless[label] += 1
                 continue
-            self.verdicts[label].append(asked)
-            wrong = [factor for factor, status in asked.items() if not right(factor, status)]
-            if asked is not first or label == "half":
-                self.wrong += [failing(net, name, factor * limit, limit / 10) for factor in wrong]
-        return [cell(factor, first.get(factor, ""), second.get(factor, "")) for factor in FACTORS]
+            like = next((other for other in asked if max(limit, other) < 1.34 * min(limit, other)), None)
+            if like is None:
+                like, asked[limit] = limit, gg401(net, name, limit)
+                self.wrong += [self._closely(net, name, limit, f, status) for f, status in asked[limit].items() if not right(f, status)]
+            self.verdicts[label].append(asked[like])
+        return [cell(factor, [statuses[factor] for statuses in asked.values()]) for factor in FACTORS]
+
+    @staticmethod
+    def _closely(net: Net, name: str, limit: float, factor: float, status: str) -> str:
+        """What many runs do at a rate whose verdict is not right."""
+        orders, seeds = failing(net, name, factor * limit)
+        return (
+            f"{net.name} {name} {status} at {factor * limit:.3g}, {factor:g} x {limit:.3g}: "
+            f"{orders} of {MANY} orders from the given model fail, and {seeds} of {MANY} seeds"
+        )
 
     def summary(self) -> str:
         """Counts over all rows."""
-        between = [h >= 0.5 and o <= 2 for h, o in zip(self.half, self.loss, strict=True)]
-        split = sorted(self.splits)
-        lines = [
-            f"training limit within a factor of 2 of half with 5 seeds: {near(self.half)}; with up to {MANY} where 5 are split: "
-            f"{near(self.wide)}; of loss: {near(self.loss)}; of half or loss, or between: {sum(between)}",
-            f"left out: no rate learns {self.idle}, every rate up to 1e4 learns {self.endless['half']} with 5 seeds, "
-            f"{self.endless['of 25']} with up to {MANY}",
-        ]
-        if split:
+        lines = ["training limit within a factor of 2 of " + ", ".join(f"{k}: {near(v)}" for k, v in self.ratios.items())]
+        lines.append(f"left out: no rate learns {self.idle}; every rate up to 1e4 learns {self.endless}")
+        if self.splits:
+            split = sorted(self.splits)
             lines.append(
-                f"5 seeds disagree over {split[len(split) // 2]:.2f} decades in the median, {split[9 * len(split) // 10]:.2f} in a "
+                f"5 orders disagree over {split[len(split) // 2]:.2f} decades in the median, {split[9 * len(split) // 10]:.2f} in a "
                 f"tenth of the nets; over more than a factor of 2: {sum(s > math.log10(2) for s in split)} of {len(split)}"
             )
-        for limit, asked in self.verdicts.items():
-            for factor in FACTORS:
-                seen = [right(factor, verdicts[factor]) for verdicts in asked]
-                lines.append(f"GG401 at {factor:g} x {limit}: {sum(seen)} of {len(seen)} right")
+        for label, asked in self.verdicts.items():
+            counts = ", ".join(str(sum(right(factor, verdicts[factor]) for verdicts in asked)) for factor in FACTORS)
+            lines.append(f"GG401 at {', '.join(f'{factor:g}' for factor in FACTORS)} x {label}: {counts} of {len(asked)} right")
         return "\n".join(lines + self.wrong)
 
 
@@ -178,11 +181,11 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     print(commit_line())
-    print(
-        "| net | optimizer | half | of 25 | split | loss | training_limit | low | high | / half | / of 25 | / loss | 0.1x | 0.3x | 3x "
-        "| 10x | s |"
-    )
-    print(f"|{17 * '---|'}")
+    columns = [
+        "net", "optimizer", *LIMITS, "split", "loss", "training_limit", "low", "high", *(f"/ {label}" for label in (*LIMITS, "loss")),
+        *(f"{factor:g}x" for factor in FACTORS), "s",
+    ]
+    print(f"| {' | '.join(columns)} |\n|{len(columns) * '---|'}")
     tally, begun = Tally(), time.perf_counter()
     for net, name in pairs_of(arguments):
         if time.perf_counter() - begun > 60 * arguments.minutes:

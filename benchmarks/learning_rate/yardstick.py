@@ -1,10 +1,11 @@
 """Where a plain loop's training breaks down: the limit that gradguard's is compared with, of 5 seeds and of up to 25.
 
 No code is shared with gradguard. Rates are tried by decades and then bisected to a factor of 1.33. A rate fails where most
-seeds (initialisation and order of batches) have not covered a share of the way from the loss at the start to the best end of
-any lower rate. Five seeds decide by 3 to 2 where half of all fail; then the limit is a coin's toss. So there is a second
-limit, for which seeds are added where the five disagree, until one side leads by 5 or 25 are done. A lead of 5 is Wald's
-(1945) sequential test of 35 % against 65 % that fail, with 4 % of error: ln(0.65 / 0.35) * 5 = ln(22).
+seeds have not covered a share of the way from the loss at the start to the best end of any lower rate. A seed is that of the
+initialisation and of the order of batches; or, for a model that is given, of the order alone: a run is then started again from
+the model's own state. Five seeds decide by 3 to 2 where half of all fail; then the limit is a coin's toss. So there is a
+second limit, for which seeds are added where the five disagree, until one side leads by 5 or 25 are done. A lead of 5 is
+Wald's (1945) sequential test of 35 % against 65 % that fail, with 4 % of error: ln(0.65 / 0.35) * 5 = ln(22).
 """
 
 from __future__ import annotations
@@ -55,10 +56,13 @@ def end_of_run(net: Net, optimizer: str, lr: float, seed: int, order: int | None
 
 
 class Yardstick:
-    """Ends by rate and seed, judged together; seeds are run as far as they can still change a majority."""
+    """Ends by rate and seed, judged together; seeds are run as far as they can still change a majority.
 
-    def __init__(self, net: Net, optimizer: str) -> None:
-        self.net, self.optimizer = net, optimizer
+    ``given`` is the seed of the initialisation that all runs start from; None: each has its own.
+    """
+
+    def __init__(self, net: Net, optimizer: str, given: int | None = None) -> None:
+        self.net, self.optimizer, self.given = net, optimizer, given
         self.ends: dict[int, dict[int, tuple[float, float]]] = {}
         """By rate, in sixteenths of a decade, and seed."""
         self.tried: set[float] = set()
@@ -67,7 +71,8 @@ class Yardstick:
         """One run, once."""
         ends = self.ends.setdefault(round(16 * math.log10(lr)), {})
         if seed not in ends:
-            ends[seed] = end_of_run(self.net, self.optimizer, lr, seed)
+            started = (seed,) if self.given is None else (self.given, seed + 1)
+            ends[seed] = end_of_run(self.net, self.optimizer, lr, *started)
         return ends[seed]
 
     def _failed(self, lr: float, seed: int, lower: list[float], share: float) -> bool:
