@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from gradguard.adapters.batch_copies import BatchCopies
 from gradguard.adapters.numpy_call import Call
 from gradguard.adapters.numpy_problem import NumpyProblem
 from gradguard.adapters.numpy_random import RandomStates
@@ -65,8 +66,8 @@ def adapt_numpy_scenario(scenario: Scenario, batch: Any, *, seed: int = 0) -> Nu
             "the scenario's model is made of NumPy arrays, and it has no grad",
             todo="gg.Scenario(..., grad=g) with g(model, batch) mirroring the model",
         )
-    loss = scenario.loss
+    loss, handed = scenario.loss, BatchCopies([batch])
     return adapt_numpy(
-        lambda model: loss(model, batch), (scenario.model,), grad=lambda model: grad(model, batch),
+        lambda model: loss(model, handed.of(batch)), (scenario.model,), grad=lambda model: grad(model, handed.of(batch)),
         wrt=scenario.wrt, seed=seed, names=("",), kind="parameter",
     )

@@ -50,9 +50,9 @@ class NumpyHealth(NumpyTraining):
                             rows=rows,
                         )
                 if self.scenario.outputs is not None:
-                    made.append(as_rows(self.scenario.outputs(session.model, batch)))
+                    made.append(as_rows(self.scenario.outputs(session.model, self.handed.of(batch))))
                 if self.scenario.labels is not None:
-                    labels.append(as_rows(self.scenario.labels(batch)))
+                    labels.append(as_rows(self.scenario.labels(self.handed.of(batch))))
                 if nonfinite is None and not math.isfinite(losses[-1]):
                     nonfinite = Nonfinite(module="", owner="", batch=index, where="loss", before=tuple(layers))
         matrices = [(n, p) for n, p in session.named if p.ndim >= 2]
@@ -83,7 +83,7 @@ class NumpyHealth(NumpyTraining):
     def _activations(self, session: NumpySession, batch: Any, index: int) -> dict[str, Array]:
         if self.scenario.activations is None:
             return {}
-        found = self.scenario.activations(session.model, batch)
+        found = self.scenario.activations(session.model, self.handed.of(batch))
         if not isinstance(found, dict):
             raise UsageError(
                 f"activations returned {type(found).__name__}, not a dict",

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradguard.adapters.base import Counts, Settings
+from gradguard.adapters.batch_copies import BatchCopies
 from gradguard.adapters.training_base import Observer, OptimizerFacts, ParameterFacts, StepFacts, Trace, read_batches
 from gradguard.blocks import Block
 from gradguard.errors import INTERRUPTS, UsageError
@@ -77,7 +78,7 @@ class NumpySession:
         self.problem.counts.forwards += 1
         try:
             with np.errstate(all="ignore"):
-                value = self.problem.scenario.loss(self.model, batch)
+                value = self.problem.scenario.loss(self.model, self.problem.handed.of(batch))
         except (UsageError, *INTERRUPTS):
             raise
         except Exception as error:
@@ -104,7 +105,7 @@ class NumpySession:
         assert grad is not None
         try:
             with np.errstate(all="ignore"):
-                found = flatten(grad(self.model, batch))
+                found = flatten(grad(self.model, self.problem.handed.of(batch)))
         except (UsageError, *INTERRUPTS):
             raise
         except Exception as error:
@@ -173,6 +174,7 @@ class NumpyTraining:
             )
         with preserved_rng(settings.seed):
             self.batches = read_batches(scenario.batches, settings.steps).items
+        self.handed = BatchCopies(self.batches)
         self.batch_count = len(self.batches)
         held = 0 if scenario.optimizer is not None else None
         self.parameters = tuple(

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from gradguard.adapters.nesting import flatten, rebuild
 from gradguard.adapters.torch_backwards import Handed
+from gradguard.adapters.torch_batch_copies import SMALL, ArgumentCopies, differ
 from gradguard.adapters.torch_candidates import Candidate, Setup
 from gradguard.adapters.torch_leaves import own_copy
 from gradguard.adapters.torch_lift import lifted_dtype
@@ -31,11 +31,40 @@ class Bound:
     """Our copy of each input, and the user's own tensor."""
 
 
+class Constant:
+    """Our copy of an input that is no block, with the values that it had: the function may write into it."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+        self.saved = tensor.clone() if tensor.layout == torch.strided else tensor
+        self.shaped = (tensor.shape, tensor.stride()) if tensor.layout == torch.strided else None
+        self.version, self.calls = tensor._version, 0
+
+    def restore(self) -> None:
+        """Before every call: values, shape and strides as at first, where the last call has changed them."""
+        self.calls += 1
+        if self.shaped is None:
+            return
+        if self.shaped != (self.tensor.shape, self.tensor.stride()):
+            self.tensor.data = torch.empty_strided(*self.shaped, dtype=self.saved.dtype, device=self.saved.device)
+        elif self.tensor._version == self.version and not self._hidden():
+            return
+        with torch.no_grad():
+            self.tensor.copy_(self.saved)
+        self.version = self.tensor._version
+
+    def _hidden(self) -> bool:
+        """NumPy and ``.data`` write without being counted: a large one is looked at once, a small one before every call."""
+        if self.calls == 1 or (self.calls > 2 and self.tensor.nbytes > SMALL):
+            return False
+        return differ(self.tensor, self.saved)
+
+
 def bind(setup: Setup, candidates: list[Candidate], session: Session, *, clone: bool) -> Bound:
     """The call; ``clone``: the function writes into an input that requires a gradient, so it gets a clone of the leaf."""
     chosen = {id(c.tensor) for c in candidates}
     copies: dict[int, torch.Tensor] = {}
-    constants: list[tuple[torch.Tensor, torch.Tensor, int]] = []
+    constants: list[Constant] = []
     exchange: dict[int, torch.Tensor] = {}
     handed: list[Handed] = []
     names = {id(c.tensor): c.name for c in setup.inputs}
@@ -52,36 +81,31 @@ def bind(setup: Setup, candidates: list[Candidate], session: Session, *, clone: 
         if key in chosen:
             copy.requires_grad_(True)
         else:
-            saved = copy.clone() if copy.layout == torch.strided else copy
-            constants.append((copy, saved, copy._version))
-            before[id(copy)] = saved
+            constants.append(Constant(copy))
+            before[id(copy)] = constants[-1].saved
         copies[key] = copy
     for c in candidates:
         if id(c.tensor) not in copies and not c.tensor.requires_grad:
             c.tensor.requires_grad_(True)  # named in wrt; the session takes it back
 
-    def mine(tree: Any) -> Any:
-        leaves = [leaf.value for leaf in flatten(tree, "")]
-        if not any(isinstance(v, torch.Tensor) for v in leaves):
-            return tree
-        return rebuild(tree, [_pass(v) if isinstance(v, torch.Tensor) else v for v in leaves])
-
-    def _pass(tensor: torch.Tensor) -> torch.Tensor:
-        own = copies.get(id(tensor), tensor)
+    def _pass(tensor: torch.Tensor) -> torch.Tensor | None:
+        own = copies.get(id(tensor))
+        if own is None:  # inside an object of the user's own: no input; copied as in any batch, unless it has a gradient
+            return tensor if tensor.requires_grad or id(tensor) in session.native else None
         now = exchange.get(id(own), own)
         given = now.clone() if clone and now.requires_grad else now
         if now is own:
             handed.append(Handed(names.get(id(tensor), ""), given, own, before.get(id(own), own)))
         return given
 
+    arguments = ArgumentCopies((setup.args, setup.kwargs), _pass)
+
     def call() -> Any:
         handed.clear()
-        for i, (tensor, saved, version) in enumerate(constants):
-            if tensor._version != version:
-                with torch.no_grad():
-                    tensor.copy_(saved)
-                constants[i] = (tensor, saved, tensor._version)
-        result = setup.function(*(mine(a) for a in setup.args), **{k: mine(v) for k, v in setup.kwargs.items()})
+        for constant in constants:
+            constant.restore()
+        args, kwargs = arguments.again()
+        result = setup.function(*args, **kwargs)
         return setup.loss(result) if setup.loss is not None else result
 
     natives = {id(c.tensor): (copies[id(c.tensor)], c.tensor) for c in setup.inputs if id(c.tensor) not in session.native}

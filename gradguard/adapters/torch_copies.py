@@ -88,7 +88,7 @@ class Session:
         """
         self.problem.counts.forwards += 1
         try:
-            value = self.problem.scenario.loss(self.model, batch)
+            value = self.problem.scenario.loss(self.model, self.problem.handed.of(batch))
         except (UsageError, *INTERRUPTS):
             raise
         except Exception as error:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from gradguard.adapters.base import Counts, Settings
+from gradguard.adapters.torch_batch_copies import TorchBatchCopies
 from gradguard.adapters.torch_copies import Session, attempt
 from gradguard.adapters.torch_untouched import clean, preserved_generators, preserved_rng, untouched
 from gradguard.adapters.training_base import (
@@ -88,6 +89,7 @@ class TorchTraining:
         with preserved_rng(settings.seed), preserved_generators(scenario.batches):
             read = read_batches(scenario.batches, settings.steps)
         self.batches = read.items
+        self.handed = TorchBatchCopies(self.batches)
         self.batch_count = len(self.batches)
         with preserved_rng(settings.seed):
             self.optimizer = self._optimizer_facts()

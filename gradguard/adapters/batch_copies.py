@@ -1,0 +1,223 @@
+"""Copies of a batch for every call of the user's functions, which may change what they are given.
+
+A loop makes each batch anew, so that a loss may write into it. Here a batch is read once and given many times: a function gets
+containers and arrays of its own every time, and so nothing of the user's is written.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import random
+import types
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradguard.errors import INTERRUPTS
+
+__all__ = ["BatchCopies", "Piece", "overlapping"]
+
+SPARSE = 4
+"""Arrays that overlap are copied with all that lies between them, but not where that is more than so many times their size."""
+OBJECTS = 2
+"""Objects of other classes than containers are copied so many deep: further inside is what a batch only refers to."""
+ATOMS = (
+    type(None), str, bytes, int, float, complex, np.generic, type, types.ModuleType, types.FunctionType, types.MethodType,
+    types.BuiltinFunctionType, functools.partial,
+)
+"""What has nothing inside that a call changes, or is code."""
+
+
+def overlapping(spans: Sequence[tuple[Any, int, int]]) -> Iterator[list[int]]:
+    """The indices of spans (storage, first byte, byte after the last), those together that reach into each other."""
+    group: list[int] = []
+    storage, end = None, 0
+    for i in sorted(range(len(spans)), key=lambda i: (str(spans[i][0]), spans[i][1])):
+        where, low, high = spans[i]
+        if group and (where != storage or low >= end):
+            yield group
+            group = []
+        storage, end = where, max(end, high) if group else high
+        group.append(i)
+    if group:
+        yield group
+
+
+class Piece:
+    """Arrays that are copied together: those that overlap in memory, or one that overlaps with no other.
+
+    Every call gets a copy of NumPy's: to see whether they are still the same takes as long as to copy them.
+    """
+
+    def __init__(self, arrays: Sequence[Any]) -> None:
+        self.arrays = arrays
+
+    def lend(self, owner: BatchCopies) -> dict[int, Any]:
+        """Copies with the values that the user's own arrays have, by the ids of those."""
+        spans = [span_of(a) for a in self.arrays]
+        low, high = min(low for low, _ in spans), max(high for _, high in spans)
+        if len(self.arrays) == 1 and self.arrays[0].nbytes <= high - low:
+            made = {id(a): a.copy(order="K") for a in self.arrays}
+        else:
+            work = _copied_range(low, high - low)
+            made = {
+                id(a): np.ndarray(a.shape, a.dtype, work, int(a.__array_interface__["data"][0]) - low, a.strides)
+                for a in self.arrays
+            }
+        for array in self.arrays:
+            made[id(array)].flags.writeable = array.flags.writeable
+        return made
+
+
+def span_of(array: NDArray[Any]) -> tuple[int, int]:
+    """The addresses of an array's first byte and of the one after its last."""
+    start = int(array.__array_interface__["data"][0])
+    reach = [stride * (extent - 1) for stride, extent in zip(array.strides, array.shape, strict=True)]
+    return start + sum(r for r in reach if r < 0), start + sum(r for r in reach if r > 0) + array.itemsize
+
+
+def _copied_range(low: int, size: int) -> NDArray[np.uint8]:
+    """A copy of some memory, which the caller holds, as bytes."""
+    interface = {"data": (low, True), "shape": (size,), "typestr": "|u1", "version": 3}
+    return np.array(types.SimpleNamespace(__array_interface__=interface))
+
+
+class BatchCopies:
+    """Hands out the batches of a scenario, and what was made of them.
+
+    Containers are copied for every call: dicts, lists, tuples, dataclasses, and other objects by their attributes. What is
+    there twice stays one thing, and what overlaps in memory still does. What cannot be copied is handed out as it is, and
+    so are models, code and random generators.
+    """
+
+    def __init__(self, batches: Sequence[Any] = ()) -> None:
+        self.batches = tuple(batches)  # held, so that an id means this batch
+        self._pieces: dict[int, list[Piece] | None] = dict.fromkeys(map(id, self.batches))
+
+    def of(self, batch: Any) -> Any:
+        """The batch for one call."""
+        pieces = self._pieces.get(id(batch))
+        if pieces is None:
+            arrays: dict[int, Any] = {}
+            Walk(self, arrays).of(batch)
+            pieces = self.pieces(list(arrays.values()))
+            if id(batch) in self._pieces:
+                self._pieces[id(batch)] = pieces
+        made: dict[int, Any] = {}
+        for piece in pieces:
+            made.update(piece.lend(self))
+        return Walk(self, made, seen=True).of(batch)
+
+    def pieces(self, arrays: Sequence[Any]) -> list[Piece]:
+        """The arrays of a batch, those together that overlap in memory."""
+        found: list[Piece] = []
+        for group in overlapping([(0, *span_of(a)) for a in arrays]):
+            members = [arrays[i] for i in group]
+            spans = [span_of(a) for a in members]
+            reach = max(high for _, high in spans) - min(low for low, _ in spans)
+            together = len(members) == 1 or reach <= SPARSE * sum(a.nbytes for a in members)
+            found += [Piece(members)] if together else [Piece([a]) for a in members]
+        return found
+
+    def is_array(self, value: Any) -> bool:
+        """Whether it is memory that pieces copy."""
+        return type(value) is np.ndarray and not value.dtype.hasobject
+
+    def is_whole(self, value: Any) -> bool:
+        """Whether it is not opened: it has a copy of its own making, or is handed out as it is."""
+        if isinstance(value, np.ndarray):
+            return not value.dtype.hasobject  # a masked array, a matrix
+        known = isinstance(value, np.random.Generator | np.random.RandomState | random.Random)
+        return known or type(value).__module__.partition(".")[0] in ("pandas", "jax", "jaxlib")
+
+    def whole(self, value: Any) -> Any:
+        """The copy of what is not opened."""
+        copied = isinstance(value, np.ndarray) or type(value).__module__.startswith("pandas.")
+        return value.copy() if copied and hasattr(value, "copy") else value
+
+
+class Walk:
+    """One way through a batch: the arrays that it meets are collected, or, where they were ``seen``, replaced."""
+
+    def __init__(self, owner: BatchCopies, arrays: dict[int, Any], *, seen: bool = False) -> None:
+        self.owner, self.arrays, self.seen = owner, arrays, seen
+        self.made: dict[int, Any] = {}
+
+    def of(self, node: Any, depth: int = 0) -> Any:
+        """The copy of one thing inside, the same one each time."""
+        if isinstance(node, ATOMS):
+            return node
+        if id(node) not in self.made:
+            self.made[id(node)] = node  # what holds itself, and cannot be copied
+            self.made[id(node)] = self._copy(node, depth)
+        return self.made[id(node)]
+
+    def _copy(self, node: Any, depth: int) -> Any:
+        array = self.owner.is_array(node)
+        if array and not self.seen:
+            self.arrays[id(node)] = node
+        if array and id(node) in self.arrays:
+            return self.arrays[id(node)]
+        try:
+            if array or self.owner.is_whole(node):
+                return self.owner.whole(node) if self.seen else node
+            if isinstance(node, tuple):
+                return self._tuple(node, depth)
+            plain = isinstance(node, Mapping | list | deque | set | bytearray | np.ndarray) or dataclasses.is_dataclass(node)
+            if not plain and (depth >= OBJECTS or not (hasattr(node, "__dict__") or any(_slots(type(node))))):
+                return node
+            made = copy.copy(node)
+        except INTERRUPTS:
+            raise
+        except Exception:  # it cannot be copied
+            return node
+        if made is node or type(made) is not type(node):
+            return node
+        self.made[id(node)] = made
+        self._fill(node, made, depth if plain else depth + 1)
+        return made
+
+    def _tuple(self, node: tuple[Any, ...], depth: int) -> Any:
+        parts = [self.of(part, depth) for part in node]
+        if all(a is b for a, b in zip(parts, node, strict=True)):
+            return node
+        if type(node) is tuple:
+            return tuple(parts)
+        make: Any = getattr(type(node), "_make", type(node))
+        return make(parts)
+
+    def _fill(self, node: Any, made: Any, depth: int) -> None:
+        """Copies of what is inside, in the places where ``copy.copy`` has put the things themselves."""
+        if isinstance(node, dict):
+            for key, value in dict.items(node):
+                dict.__setitem__(made, key, self.of(value, depth))
+        elif isinstance(node, list):
+            made[:] = [self.of(value, depth) for value in node]
+        elif isinstance(node, deque):
+            for i, value in enumerate(node):
+                made[i] = self.of(value, depth)
+        elif isinstance(node, np.ndarray) and node.ndim:
+            for place in np.ndindex(node.shape):
+                made[place] = self.of(node[place], depth)
+        mine, new = getattr(node, "__dict__", None), getattr(made, "__dict__", None)
+        if mine is node:  # a dict whose keys are its attributes
+            made.__dict__ = made
+        elif isinstance(mine, dict) and isinstance(new, dict) and new is not mine:
+            new.update({name: self.of(value, depth) for name, value in mine.items()})
+        for name in _slots(type(node)):
+            if hasattr(node, name):
+                object.__setattr__(made, name, self.of(getattr(node, name), depth))
+
+
+def _slots(cls: type) -> Iterator[str]:
+    """The names of a class's slots, its bases' too."""
+    for base in cls.__mro__:
+        names = vars(base).get("__slots__", ())
+        for name in (names,) if isinstance(names, str) else names:
+            if name not in ("__dict__", "__weakref__"):
+                yield f"_{base.__name__.lstrip('_')}{name}" if name.startswith("__") and not name.endswith("__") else name

@@ -1,0 +1,170 @@
+"""Copies of batches that hold tensors: what a write leaves behind is told by the version that torch counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import _disable_current_modes
+
+from gradguard.adapters.batch_copies import SPARSE, BatchCopies, Piece, overlapping
+
+__all__ = ["SMALL", "ArgumentCopies", "TorchBatchCopies", "differ"]
+
+ALIGNED = 16
+"""Bytes of the largest entry: any dtype may begin at a multiple of it."""
+SMALL = 1 << 16
+"""Tensors of at most this many bytes are copied for every call: it costs next to nothing, and no write can be missed."""
+
+
+class Tensors(Piece):
+    """Tensors that overlap in a storage, or one that overlaps with no other; ``low`` and ``high`` are bytes in the storage.
+
+    A large copy is lent again while nobody has written into it.
+    """
+
+    def __init__(self, tensors: Sequence[torch.Tensor], low: int, high: int) -> None:
+        super().__init__(tensors)
+        self.low = low - low % ALIGNED
+        self.dense = len(tensors) == 1 and tensors[0].nbytes == high - low
+        self.source = tensors[0].detach()
+        if not self.dense:
+            memory = torch.empty(0, dtype=torch.uint8, device=self.source.device)
+            self.source = memory.set_(self.source.untyped_storage(), self.low, (high - self.low,), (1,))
+        self.work: torch.Tensor | None = None
+        self.version, self.calls = 0, 0
+
+    def lend(self, owner: BatchCopies) -> dict[int, Any]:
+        """See the base; a new tensor object every time, so that no flag, gradient or shape stays from call to call."""
+        assert isinstance(owner, TorchBatchCopies)
+        if self.work is not None and self._written(self.work):
+            owner.changing = True
+        self.calls += 1
+        work = self.work
+        if work is None or owner.changing:
+            work = self.source.clone() if self.dense else self._bytes()
+            self.version = work._version
+        self.work = None if owner.changing or work.nbytes <= SMALL else work
+        return {id(t): self._like(t, work).requires_grad_(t.requires_grad) for t in self.arrays}
+
+    def _bytes(self) -> torch.Tensor:
+        size = len(self.source)
+        work = torch.empty(size + -size % ALIGNED, dtype=torch.uint8, device=self.source.device)
+        work[:size].copy_(self.source)
+        return work
+
+    def _written(self, work: torch.Tensor) -> bool:
+        """Whether calls have written into it. NumPy and ``.data`` write without being counted: the first is looked at."""
+        if work._version != self.version:
+            return True
+        return self.calls == 1 and differ(work if self.dense else work[: len(self.source)], self.source)
+
+    def _like(self, tensor: torch.Tensor, work: torch.Tensor) -> torch.Tensor:
+        # Detached: it counts versions with its memory, and is nobody's view where autograd is concerned.
+        if self.dense:
+            return work.detach()
+        start = tensor.storage_offset() - self.low // tensor.element_size()
+        return work.view(tensor.dtype).as_strided(tensor.shape, tensor.stride(), start).detach()
+
+
+class TorchBatchCopies(BatchCopies):
+    """As its base; tensors are copied for the first call, and again only after they were changed.
+
+    From then on every call gets its own (``changing``). Parameters and modules are handed out as they are.
+    """
+
+    changing = False
+
+    def of(self, batch: Any) -> Any:
+        """The batch for one call."""
+        with unseen():
+            return super().of(batch)
+
+    def pieces(self, arrays: Sequence[Any]) -> list[Piece]:
+        """Tensors by their storages, arrays as in the base."""
+        tensors = [a for a in arrays if isinstance(a, torch.Tensor)]
+        found = super().pieces([a for a in arrays if not isinstance(a, torch.Tensor)])
+        spans = [span_of(t) for t in tensors]
+        for group in overlapping(spans):
+            low, high = min(spans[i][1] for i in group), max(spans[i][2] for i in group)
+            members = [tensors[i] for i in group]
+            if high - low <= SPARSE * sum(t.nbytes for t in members) + ALIGNED:
+                found.append(Tensors(members, low, high))
+        return found
+
+    def is_array(self, value: Any) -> bool:
+        """Dense tensors without a graph, too."""
+        if type(value) is not torch.Tensor:
+            return super().is_array(value)
+        plain = value.layout == torch.strided and value.grad_fn is None and not value.is_quantized
+        if not plain or value.device.type not in ("cpu", "cuda") or not value.numel():
+            return False
+        return not (value.is_conj() or value.is_neg() or getattr(value, "__dict__", None))
+
+    def is_whole(self, value: Any) -> bool:
+        """Modules and tensors of other kinds, too."""
+        kinds = torch.Tensor | torch.nn.Module | torch.optim.Optimizer | torch.Generator
+        return isinstance(value, kinds) or super().is_whole(value)
+
+    def whole(self, value: Any) -> Any:
+        """Tensors of other kinds are copied for every call, with their graph."""
+        if not isinstance(value, torch.Tensor):
+            return super().whole(value)
+        if value.is_meta or isinstance(value, torch.nn.Parameter):
+            return value
+        with torch.set_grad_enabled(value.grad_fn is not None):
+            made = value.clone()
+        if type(made) is not type(value):
+            made = made.as_subclass(type(value))
+        vars(made).update(vars(value))
+        return made if value.grad_fn is not None else made.requires_grad_(value.requires_grad)
+
+
+class ArgumentCopies(TorchBatchCopies):
+    """Copies of a function's arguments; ``passed`` gives the tensor in the place of one, None where it does not know it."""
+
+    def __init__(self, arguments: Any, passed: Callable[[torch.Tensor], torch.Tensor | None]) -> None:
+        super().__init__([arguments])
+        self.passed = passed
+
+    def again(self) -> Any:
+        """The arguments for one call."""
+        return self.of(self.batches[0])
+
+    def is_array(self, value: Any) -> bool:
+        """Tensors go through ``passed``."""
+        return not isinstance(value, torch.Tensor) and super().is_array(value)
+
+    def whole(self, value: Any) -> Any:
+        """What ``passed`` does not know is in an object of the user's own, and is copied for every call."""
+        given = self.passed(value) if isinstance(value, torch.Tensor) else None
+        return super().whole(value) if given is None else given
+
+
+@contextmanager
+def unseen() -> Iterator[None]:
+    """Modes that look at what the user's functions do see nothing of ours, and autograd keeps no graph of it."""
+    with ExitStack() as stack:
+        stack.enter_context(torch._C.DisableTorchFunction())
+        if torch._C._len_torch_dispatch_stack():
+            stack.enter_context(_disable_current_modes())
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.no_grad())
+        yield
+
+
+def differ(tensor: torch.Tensor, saved: torch.Tensor) -> bool:
+    """Whether values differ; NaN is like NaN."""
+    with unseen():
+        return not torch.equal(tensor, saved) and not torch.allclose(tensor, saved, rtol=0.0, atol=0.0, equal_nan=True)
+
+
+def span_of(tensor: torch.Tensor) -> tuple[Any, int, int]:
+    """The storage of a tensor, and its first byte and the one after its last in there."""
+    size = tensor.element_size()
+    last: int = sum(stride * (extent - 1) for stride, extent in zip(tensor.stride(), tensor.shape, strict=True))
+    start = int(tensor.storage_offset())
+    return (tensor.device, tensor.untyped_storage().data_ptr()), start * size, (start + last + 1) * size
