@@ -7,10 +7,11 @@ gradguard is given, each with another order of batches, end not finite or have n
 start to the best end of any lower rate. ``seeds``: the same of 5 seeds, each with an initialisation of its own. ``loss``: most
 of these 5 do not even end below the loss at the start. The columns ``(25)`` are with up to 25 runs where the five are split, and
 ``split`` are the rates between which five runs from the given model are. All are found before gradguard is asked. Ratios are of
-ours to these; verdicts are asked for at multiples of each but ``loss``, once where two are a step of the bisection apart. Nets
-that no rate trains (less than a tenth of the loss at the start) are counted apart, and so are limits above 1e4. Printed as a
-Markdown table, with the seconds of the yardsticks and of gradguard; below it, for each verdict that is not right, how many of
-25 orders from the given model fail at that rate, and how many of 25 seeds.
+ours to these. Verdicts are asked for at multiples of ``given`` and of ``seeds``; beside each stands how many of the five runs fail
+at that very rate: where they all do the same, it is known what is right; else most of 25 say. Nets that no rate trains (less than
+a tenth of the loss at the start) are counted apart, and so are limits above 1e4. Printed as a Markdown table, with the seconds of
+the yardsticks and of gradguard; below it, for each verdict that is not right by the limit, how many of 25 orders from the given
+model fail at that rate, and how many of 25 seeds.
 ``--held-out`` draws nets, data and optimizers from a seed; ``--minutes`` ends the draw by the clock, between two nets.
 """
 
@@ -20,6 +21,7 @@ import argparse
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 
@@ -27,7 +29,7 @@ import gradguard as gg
 from benchmarks.learning_rate.commit import commit_line
 from benchmarks.learning_rate.drawn import EVERY, draw
 from benchmarks.learning_rate.nets import NETS, OPTIMIZERS, Net
-from benchmarks.learning_rate.yardstick import MANY, START, Yardstick, end_of_run
+from benchmarks.learning_rate.yardstick import MANY, SEEDS, START, Yardstick, end_of_run
 from gradguard.learning_rate import check_learning_rate
 
 
@@ -51,7 +53,7 @@ def pairs_of(arguments: argparse.Namespace) -> Iterator[tuple[Net, str]]:
             yield net, name
 
 
-def failing(net: Net, optimizer: str, lr: float) -> tuple[int, int]:
+def closely(net: Net, optimizer: str, lr: float) -> tuple[int, int]:
     """How many of 25 orders from the given model, and of 25 seeds, do not come half as far as at any of two lower rates."""
 
     def fails(seed: int, order: int | None = None) -> bool:
@@ -63,28 +65,56 @@ def failing(net: Net, optimizer: str, lr: float) -> tuple[int, int]:
 
 GIVEN = 0
 """The seed of the model that gradguard is given."""
-LIMITS = ("given", "given (25)", "seeds", "seeds (25)")
+LIMITS = ("given", "given (25)", "seeds", "seeds (25)", "loss")
 FACTORS = (0.1, 0.3, 3.0, 10.0)
 """Multiples of the limit at which the verdict is asked for."""
+COLUMNS = (
+    "net", "optimizer", *LIMITS, "split", "training_limit", "low", "high", *(f"/ {label}" for label in LIMITS),
+    *(f"{factor:g} x {label}" for label in ("given", "seeds") for factor in FACTORS), "s",
+)
 
 
-def gg401(net: Net, optimizer: str, limit: float) -> dict[float, str]:
-    """The verdict's status at multiples of a limit; nothing where there is none."""
-    if limit == math.inf:
-        return {}
-    reports = {factor: scenario_at(net, optimizer, factor * limit, select="GG401") for factor in FACTORS}
-    return {factor: next(c.status for c in report.checks if c.code == "GG401") for factor, report in reports.items()}
+@dataclass(frozen=True)
+class Verdict:
+    """GG401's status at a multiple of a limit, and how many of the five runs fail there."""
+
+    factor: float
+    status: str
+    failing: int
+
+    @property
+    def right(self) -> bool:
+        """It fails above the limit, and passes below."""
+        return self.status == ("failed" if self.factor > 1 else "passed")
+
+    @property
+    def known(self) -> bool:
+        """All five runs do the same."""
+        return self.failing in (0, SEEDS)
+
+    @property
+    def true(self) -> bool:
+        """It says what all five runs do."""
+        return self.status == ("failed" if self.failing else "passed")
+
+    @property
+    def cell(self) -> str:
+        """As it stands in the table."""
+        return f"{'right' if self.right else f'**{self.status}**'} {self.failing}/{SEEDS}"
 
 
-def right(factor: float, status: str) -> bool:
-    """Whether it fails above the limit, and passes below."""
-    return status == ("failed" if factor > 1 else "passed")
+def gg401(net: Net, optimizer: str, lr: float) -> str:
+    """The verdict's status at a rate."""
+    return next(c.status for c in scenario_at(net, optimizer, lr, GIVEN, "GG401").checks if c.code == "GG401")
 
 
-def cell(factor: float, statuses: list[str]) -> str:
-    """The verdicts at a multiple of several limits: one word where they agree."""
-    texts = ["right" if right(factor, status) else f"**{status}**" for status in statuses]
-    return ", ".join(dict.fromkeys(texts))
+def counts(verdicts: list[list[Verdict]]) -> str:
+    """How many are right by the limit at each multiple, and how many of those that are known."""
+    texts = []
+    for at in zip(*verdicts, strict=True):
+        known = [v for v in at if v.known]
+        texts.append(f"{sum(v.right for v in at)} of {len(at)} ({sum(v.true for v in known)} of {len(known)} known)")
+    return ", ".join(texts)
 
 
 def near(ratios: list[float]) -> str:
@@ -96,8 +126,8 @@ class Tally:
     """The rows so far; limits that are infinite are left out of their counts."""
 
     def __init__(self) -> None:
-        self.ratios: dict[str, list[float]] = {label: [] for label in (*LIMITS, "loss")}
-        self.verdicts: dict[str, list[dict[float, str]]] = {label: [] for label in LIMITS}
+        self.ratios: dict[str, list[float]] = {label: [] for label in LIMITS}
+        self.verdicts: dict[str, list[list[Verdict]]] = {"given": [], "seeds": []}
         self.endless: dict[str, int] = dict.fromkeys(LIMITS, 0)
         self.splits: list[float] = []
         """Decades between the rates at which five runs from the given model agree."""
@@ -107,66 +137,63 @@ class Tally:
     def add(self, net: Net, name: str) -> str:
         """One row of the table."""
         begun = time.perf_counter()
-        given, seeds = Yardstick(net, name, GIVEN), Yardstick(net, name)
-        found = {"given": given.limit(0.5), "seeds": seeds.limit(0.5)}
-        loss = seeds.limit(0.0)
-        if not (given.learns() or seeds.learns()):
+        yardsticks = {"given": Yardstick(net, name, GIVEN), "seeds": Yardstick(net, name)}
+        found = {label: yardstick.limit(0.5) for label, yardstick in yardsticks.items()}
+        found["loss"] = yardsticks["seeds"].limit(0.0)
+        if not any(yardstick.learns() for yardstick in yardsticks.values()):
             self.idle += 1
-            return f"| {net.name} | {name} | no rate learns |{17 * ' |'} {time.perf_counter() - begun:.0f} |"
-        found |= {"given (25)": given.limit(0.5, MANY), "seeds (25)": seeds.limit(0.5, MANY)}
-        holds, fails = (0.0, math.inf) if found["given"] == math.inf else given.split(found["given"], 0.5)
+            return f"| {net.name} | {name} | no rate learns |{(len(COLUMNS) - 4) * ' |'} {time.perf_counter() - begun:.0f} |"
+        found |= {f"{label} ({MANY})": yardstick.limit(0.5, MANY) for label, yardstick in yardsticks.items()}
+        given = found["given"]
+        holds, fails = (0.0, math.inf) if given == math.inf else yardsticks["given"].split(given, 0.5)
         self.splits.append(math.log10(fails / holds) if holds > 0 else math.inf)
+        failing = {
+            (label, factor): yardsticks[label].failing(factor * found[label], 0.5)
+            for label in self.verdicts for factor in FACTORS if found[label] < math.inf
+        }
         judged = time.perf_counter()
         row = scenario_at(net, name, START[name], GIVEN).table_rows("learning_rate")[0]
         ours = row["training_limit"]
-        ratios = {label: ours / limit for label, limit in {**found, "loss": loss}.items() if limit < math.inf}
-        for label, ratio in ratios.items():
-            self.ratios[label].append(ratio)
-        cells = self._judge(net, name, found)
-        limits = " | ".join(f"{found[label]:.3g}" for label in LIMITS)
-        shares = " | ".join(f"{ratios[label]:.2f}" if label in ratios else "" for label in self.ratios)
-        return (
-            f"| {net.name} | {name} | {limits} | {holds:.2g} to {fails:.2g} | {loss:.3g} | {ours:.3g} | {row['training_low']:.3g} "
-            f"| {row['training_high']:.3g} | {shares} | {' | '.join(cells)} "
-            f"| {judged - begun:.0f} + {time.perf_counter() - judged:.0f} |"
-        )
-
-    def _judge(self, net: Net, name: str, found: dict[str, float]) -> list[str]:
-        """Verdicts at multiples of each limit, as the table's cells; asked once where limits are a step of the bisection apart."""
-        asked: dict[float, dict[float, str]] = {}
         for label, limit in found.items():
-            if limit == math.inf:
+            if limit < math.inf:
+                self.ratios[label].append(ours / limit)
+            else:
                 self.endless[label] += 1
-                continue
-            like = next((other for other in asked if max(limit, other) < 1.34 * min(limit, other)), None)
-            if like is None:
-                like, asked[limit] = limit, gg401(net, name, limit)
-                self.wrong += [self._closely(net, name, limit, f, status) for f, status in asked[limit].items() if not right(f, status)]
-            self.verdicts[label].append(asked[like])
-        return [cell(factor, [statuses[factor] for statuses in asked.values()]) for factor in FACTORS]
-
-    @staticmethod
-    def _closely(net: Net, name: str, limit: float, factor: float, status: str) -> str:
-        """What many runs do at a rate whose verdict is not right."""
-        orders, seeds = failing(net, name, factor * limit)
+        cells = []
+        for label, all_verdicts in self.verdicts.items():
+            asked = [self._ask(net, name, found[label], f, failing[label, f]) for f in FACTORS if found[label] < math.inf]
+            all_verdicts += [asked] if asked else []
+            cells += [verdict.cell for verdict in asked] or [""] * len(FACTORS)
         return (
-            f"{net.name} {name} {status} at {factor * limit:.3g}, {factor:g} x {limit:.3g}: "
-            f"{orders} of {MANY} orders from the given model fail, and {seeds} of {MANY} seeds"
+            f"| {net.name} | {name} | {' | '.join(f'{found[label]:.3g}' for label in LIMITS)} | {holds:.2g} to {fails:.2g} "
+            f"| {ours:.3g} | {row['training_low']:.3g} | {row['training_high']:.3g} "
+            f"| {' | '.join(f'{ours / found[label]:.2f}' for label in LIMITS)} "
+            f"| {' | '.join(cells)} | {judged - begun:.0f} + {time.perf_counter() - judged:.0f} |"
         )
+
+    def _ask(self, net: Net, name: str, limit: float, factor: float, failing: int) -> Verdict:
+        """The verdict at a multiple of a limit; a closer look where it is not right."""
+        verdict = Verdict(factor, gg401(net, name, factor * limit), failing)
+        if not verdict.right:
+            orders, seeds = closely(net, name, factor * limit)
+            self.wrong.append(
+                f"{net.name} {name} {verdict.status} at {factor * limit:.3g}, {factor:g} x {limit:.3g}: "
+                f"{orders} of {MANY} orders from the given model fail, and {seeds} of {MANY} seeds"
+            )
+        return verdict
 
     def summary(self) -> str:
         """Counts over all rows."""
         lines = ["training limit within a factor of 2 of " + ", ".join(f"{k}: {near(v)}" for k, v in self.ratios.items())]
-        lines.append(f"left out: no rate learns {self.idle}; every rate up to 1e4 learns {self.endless}")
+        lines.append(f"left out: no rate learns {self.idle}; every rate up to 1e4 holds {self.endless}")
         if self.splits:
             split = sorted(self.splits)
             lines.append(
                 f"5 orders disagree over {split[len(split) // 2]:.2f} decades in the median, {split[9 * len(split) // 10]:.2f} in a "
                 f"tenth of the nets; over more than a factor of 2: {sum(s > math.log10(2) for s in split)} of {len(split)}"
             )
-        for label, asked in self.verdicts.items():
-            counts = ", ".join(str(sum(right(factor, verdicts[factor]) for verdicts in asked)) for factor in FACTORS)
-            lines.append(f"GG401 at {', '.join(f'{factor:g}' for factor in FACTORS)} x {label}: {counts} of {len(asked)} right")
+        for label, verdicts in self.verdicts.items():
+            lines.append(f"GG401 at {', '.join(f'{factor:g}' for factor in FACTORS)} x {label}, right: {counts(verdicts)}")
         return "\n".join(lines + self.wrong)
 
 
@@ -181,11 +208,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     print(commit_line())
-    columns = [
-        "net", "optimizer", *LIMITS, "split", "loss", "training_limit", "low", "high", *(f"/ {label}" for label in (*LIMITS, "loss")),
-        *(f"{factor:g}x" for factor in FACTORS), "s",
-    ]
-    print(f"| {' | '.join(columns)} |\n|{len(columns) * '---|'}")
+    print(f"| {' | '.join(COLUMNS)} |\n|{len(COLUMNS) * '---|'}")
     tally, begun = Tally(), time.perf_counter()
     for net, name in pairs_of(arguments):
         if time.perf_counter() - begun > 60 * arguments.minutes:

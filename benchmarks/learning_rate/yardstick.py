@@ -132,11 +132,11 @@ class Yardstick:
         low, high = limit / PACE**0.5, limit * PACE**0.5
         down = (low / PACE**k for k in range(FAR))
         up = (high * PACE**k for k in range(FAR))
-        holds = next((lr for lr in down if self._agree(lr, share) == 0), 0.0)
-        fails = next((lr for lr in up if self._agree(lr, share) == SEEDS), math.inf)
+        holds = next((lr for lr in down if self.failing(lr, share) == 0), 0.0)
+        fails = next((lr for lr in up if self.failing(lr, share) == SEEDS), math.inf)
         return holds, fails
 
-    def _agree(self, lr: float, share: float) -> int:
+    def failing(self, lr: float, share: float) -> int:
         """How many of five seeds fail, compared with every rate of the bisections that is lower."""
         lower = [other for other in self.tried if other < lr * (1 - 1e-6)]
         return sum(self._failed(lr, seed, lower, share) for seed in range(SEEDS))

@@ -14,7 +14,7 @@ pytest.importorskip("sklearn")
 from benchmarks.learning_rate import curve
 from benchmarks.learning_rate import yardstick as module
 from benchmarks.learning_rate.drawn import draw
-from benchmarks.learning_rate.training_limit import cell
+from benchmarks.learning_rate.training_limit import Verdict, counts
 from benchmarks.learning_rate.yardstick import MANY, SEEDS, Yardstick
 
 
@@ -94,15 +94,26 @@ def test_a_given_model_is_run_in_other_orders(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize(
-    ("factor", "statuses", "shown"),
+    ("factor", "status", "failing", "right", "known", "true", "cell"),
     [
-        (0.3, ["passed", "passed"], "right"),
-        (0.3, ["failed", "passed"], "**failed**, right"),
-        (3.0, ["failed"], "right"),
-        (3.0, ["failed", "passed"], "right, **passed**"),
-        (3.0, ["passed", "inconclusive"], "**passed**, **inconclusive**"),
-        (10.0, [], ""),
+        (0.3, "passed", 0, True, True, True, "right 0/5"),
+        (0.3, "failed", 0, False, True, False, "**failed** 0/5"),
+        (0.3, "failed", 5, False, True, True, "**failed** 5/5"),
+        (3.0, "failed", 5, True, True, True, "right 5/5"),
+        (3.0, "failed", 2, True, False, True, "right 2/5"),
+        (3.0, "passed", 0, False, True, True, "**passed** 0/5"),
+        (10.0, "inconclusive", 5, False, True, False, "**inconclusive** 5/5"),
     ],
 )
-def test_a_cell_shows_what_is_not_right_by_any_limit(factor: float, statuses: list[str], shown: str) -> None:
-    assert cell(factor, statuses) == shown
+def test_a_verdict_is_right_by_the_limit_and_true_by_five_runs(
+    factor: float, status: str, failing: int, right: bool, known: bool, true: bool, cell: str
+) -> None:
+    verdict = Verdict(factor, status, failing)
+    assert (verdict.right, verdict.known, verdict.cell) == (right, known, cell)
+    assert verdict.true is true or not known
+
+
+def test_verdicts_are_counted_by_multiple() -> None:
+    one = [Verdict(0.3, "passed", 0), Verdict(3.0, "passed", 2)]
+    other = [Verdict(0.3, "failed", 0), Verdict(3.0, "failed", 5)]
+    assert counts([one, other]) == "1 of 2 (1 of 2 known), 1 of 2 (1 of 1 known)"
