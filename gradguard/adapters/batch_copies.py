@@ -137,7 +137,7 @@ class BatchCopies:
 
     def whole(self, value: Any) -> Any:
         """The copy of what is not opened."""
-        copied = isinstance(value, np.ndarray) or type(value).__module__.startswith("pandas.")
+        copied = isinstance(value, np.ndarray) or type(value).__module__.partition(".")[0] == "pandas"
         return value.copy() if copied and hasattr(value, "copy") else value
 
 

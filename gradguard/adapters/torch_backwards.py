@@ -47,12 +47,16 @@ NOTHING = 1e-9
 
 @dataclass(frozen=True)
 class Handed:
-    """An input as the function got it, and a tensor with the values that it had then."""
+    """An input as the function got it, and a tensor with the values that it had then.
+
+    ``anew``: it is part of a batch, which a loop makes anew for each call: a loss may write into it.
+    """
 
     name: str
     given: torch.Tensor
     own: torch.Tensor
     before: torch.Tensor
+    anew: bool = False
 
 
 def put_back(problem: TorchModuleProblem) -> None:
@@ -298,7 +302,7 @@ def _touched(problem: TorchModuleProblem) -> list[Touched]:
     found = [
         Touched(f"input {h.name}", h.name, h.own, h.given.detach().clone())
         for h in problem.handed
-        if h.given.layout == torch.strided and difference(h.given.detach(), h.before.detach()) > 0.0
+        if not h.anew and h.given.layout == torch.strided and difference(h.given.detach(), h.before.detach()) > 0.0
     ]
     for block, leaf, original in zip(problem.blocks, problem.leaves, problem.originals, strict=True):
         strided = original.layout == torch.strided and leaf.shape == original.shape

@@ -127,10 +127,11 @@ class ArgumentCopies(TorchBatchCopies):
 
     def __init__(self, arguments: Any, passed: Callable[[torch.Tensor], torch.Tensor | None]) -> None:
         super().__init__([arguments])
-        self.passed = passed
+        self.passed, self.grad = passed, True
 
     def again(self) -> Any:
         """The arguments for one call."""
+        self.grad = torch.is_grad_enabled()
         return self.of(self.batches[0])
 
     def is_array(self, value: Any) -> bool:
@@ -139,8 +140,12 @@ class ArgumentCopies(TorchBatchCopies):
 
     def whole(self, value: Any) -> Any:
         """What ``passed`` does not know is in an object of the user's own, and is copied for every call."""
-        given = self.passed(value) if isinstance(value, torch.Tensor) else None
-        return super().whole(value) if given is None else given
+        if isinstance(value, torch.Tensor):
+            with torch.set_grad_enabled(self.grad):
+                given = self.passed(value)
+            if given is not None:
+                return given
+        return super().whole(value)
 
 
 @contextmanager

@@ -36,9 +36,9 @@ class Constant:
 
     def __init__(self, tensor: torch.Tensor) -> None:
         self.tensor = tensor
-        self.saved = tensor.clone() if tensor.layout == torch.strided else tensor
+        self.saved = own_copy(tensor, tensor.dtype) if tensor.layout == torch.strided else tensor
         self.shaped = (tensor.shape, tensor.stride()) if tensor.layout == torch.strided else None
-        self.version, self.calls = tensor._version, 0
+        self.version, self.calls, self.hidden = tensor._version, 0, False
 
     def restore(self) -> None:
         """Before every call: values, shape and strides as at first, where the last call has changed them."""
@@ -54,10 +54,13 @@ class Constant:
         self.version = self.tensor._version
 
     def _hidden(self) -> bool:
-        """NumPy and ``.data`` write without being counted: a large one is looked at once, a small one before every call."""
-        if self.calls == 1 or (self.calls > 2 and self.tensor.nbytes > SMALL):
-            return False
-        return differ(self.tensor, self.saved)
+        """NumPy and ``.data`` write without being counted: a large one is looked at once, a small one before every call.
+
+        From then on it is taken to be written into in every call.
+        """
+        if self.calls == 2 or (self.calls > 2 and self.tensor.nbytes <= SMALL):
+            self.hidden = self.hidden or differ(self.tensor, self.saved)
+        return self.hidden
 
 
 def bind(setup: Setup, candidates: list[Candidate], session: Session, *, clone: bool) -> Bound:
@@ -94,8 +97,11 @@ def bind(setup: Setup, candidates: list[Candidate], session: Session, *, clone: 
             return tensor if tensor.requires_grad or id(tensor) in session.native else None
         now = exchange.get(id(own), own)
         given = now.clone() if clone and now.requires_grad else now
+        if now is not own and id(own) in before:  # a constant that is given in another form: it is written into as well
+            given = own_copy(now, now.dtype)
         if now is own:
-            handed.append(Handed(names.get(id(tensor), ""), given, own, before.get(id(own), own)))
+            anew = setup.constant_inputs and id(tensor) not in chosen
+            handed.append(Handed(names.get(id(tensor), ""), given, own, before.get(id(own), own), anew))
         return given
 
     arguments = ArgumentCopies((setup.args, setup.kwargs), _pass)

@@ -36,7 +36,7 @@ def layout_faults(problem: TorchModuleProblem) -> tuple[tuple[Fault, ...], str]:
     problem._ensure()
     if problem.failure is not None:
         return (), problem.failure.detail
-    if not any(_able(one.own) for one in problem.handed):
+    if not any(_able(one.before) for one in problem.handed):
         return (), "no floating-point input has a layout"
     if problem.habits.draws:
         return (), "the model draws random numbers, in the order of memory"
@@ -63,10 +63,10 @@ def _compare(problem: TorchModuleProblem) -> list[Fault]:
     own: dict[int, torch.Tensor] = {}
     with ExitStack() as stack:
         for one in {id(h.own): h for h in problem.handed}.values():
-            if not _able(one.own):
+            if not _able(one.before):
                 continue
-            other = other_layout(one.own.detach())
-            layouts.append(_name(one.own, other))
+            other = other_layout(one.before.detach())  # what the last call has left in a constant is something else
+            layouts.append(_name(one.before, other))
             own[id(one.own)] = other.requires_grad_(one.own.requires_grad)
             stack.enter_context(problem.exchanged(one.own, other))
         try:

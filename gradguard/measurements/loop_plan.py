@@ -9,7 +9,7 @@ from gradguard.adapters.base import Problem, Settings
 from gradguard.adapters.rates_base import Plan, RateProblem
 from gradguard.measurements.base import Evidence, Measurement, Unavailable, the
 from gradguard.measurements.rate_observation import RateObservation
-from gradguard.measurements.rate_runs import losses_before, observed
+from gradguard.measurements.rate_runs import observed
 from gradguard.measurements.rate_search import horizon
 from gradguard.measurements.rate_verdict import RateRun
 
@@ -51,7 +51,7 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
     early = end is not None and end < min(settings.steps // 2, problem.training.batch_count)
     if not early or found is None or found.own is None or found.broken:
         return LoopPlan(source=plan.source, clip=plan.clip)
-    before = dict(enumerate(losses_before(problem, settings)))
+    before = dict(enumerate(found.before))
     problem.plan = replace(plan, factors=())
     try:
         flat = observed(problem, plan.peak[0], horizon(problem, settings)[1], settings.seed, 0, before)

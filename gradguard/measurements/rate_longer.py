@@ -11,7 +11,7 @@ from gradguard.measurements.base import Evidence, Measurement, Unavailable, the
 from gradguard.measurements.rate_belief import chance_below
 from gradguard.measurements.rate_observation import RateObservation
 from gradguard.measurements.rate_predictions import Predictions, predictions_of
-from gradguard.measurements.rate_runs import losses_before, observed, thrown_away
+from gradguard.measurements.rate_runs import observed, thrown_away
 from gradguard.measurements.rate_search import horizon
 from gradguard.measurements.rate_verdict import RateLimits, RateRun, best_below, scale_of, verdict
 
@@ -68,7 +68,7 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
     found: RateObservation | None = the(evidence, RateObservation)
     if found is None or found.own is None or not isinstance(problem, RateProblem):
         return Unavailable(wanted=LongerRun.name, reason="no short run to make longer")
-    before = dict(enumerate(losses_before(problem, settings)))
+    before = dict(enumerate(found.before))
     _, longer = horizon(problem, settings)
     until = None
     if problem.objective == "supervised":

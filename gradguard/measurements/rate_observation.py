@@ -26,8 +26,8 @@ class RateObservation(Measurement):
     ``low`` is 0 where no rate that was tried holds, ``high`` and ``limit`` are infinite where every rate holds. ``worth``
     is the loss with all weights at zero against the loss at the start. ``unit`` is the rate that factors multiply, ``rates``
     that of every group as the user set it. ``peak`` is the largest factor of the schedule and its step. ``steps`` is the
-    length of the first runs. ``predictions`` are those of the run at the user's rate; ``normalised``: the rate alone sets
-    the size of a step.
+    length of the first runs, ``before`` every batch's loss before training. ``predictions`` are those of the run at the
+    user's rate; ``normalised``: the rate alone sets the size of a step.
     """
 
     name: ClassVar[str] = "rate_observation"
@@ -40,6 +40,7 @@ class RateObservation(Measurement):
     rates: tuple[float, ...]
     optimizer: str
     steps: int
+    before: tuple[float, ...] = ()
     peak: tuple[float, int] = (1.0, 0)
     schedule: str = ""
     objective: str = "supervised"
@@ -124,7 +125,8 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
     return RateObservation(
         runs=search.runs, low=search.low, limit=search.limit, high=search.high, worth=search.worth,
         unit=moving[0] if moving else 0.0, rates=rates,
-        optimizer=problem.training.optimizer.name, steps=search.steps, peak=problem.plan.peak,
+        optimizer=problem.training.optimizer.name, steps=search.steps,
+        before=tuple(search.before.values()), peak=problem.plan.peak,
         schedule=problem.plan.source, objective=problem.objective, batches=problem.training.batch_count,
         predictions=predictions, normalised=bool(moving) and not search.broken and problem.normalised(seed=settings.seed),
         broken=search.broken, path=problem.path, reason="; ".join(problem.notes),

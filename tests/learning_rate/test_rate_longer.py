@@ -78,7 +78,7 @@ def test_two_orders_that_come_back_do_not_outweigh_lower_rates_that_are_lost(
     problem = Orders(orders)
     assert isinstance(problem, RateProblem)
     longer = [run(factor, 9.0, 5.0, 5.0, start=1.0, long=True) for factor in before]
-    found = observed(*SHORT, *longer, low=0.1, high=0.13)
+    found = observed(*SHORT, *longer, low=0.1, high=0.13, before=(1.0, 1.0))
     seen = measure(problem, Settings(steps=STEPS), {"rate_observation": found}, ())
     assert isinstance(seen, LongerRun)
     assert problem.tried == tried
