@@ -129,6 +129,8 @@ class Tally:
         self.ratios: dict[str, list[float]] = {label: [] for label in LIMITS}
         self.verdicts: dict[str, list[list[Verdict]]] = {"given": [], "seeds": []}
         self.endless: dict[str, int] = dict.fromkeys(LIMITS, 0)
+        self.inside: list[bool] = []
+        """Whether ours is within a factor of 2 of the rates between which five runs from the given model are."""
         self.splits: list[float] = []
         """Decades between the rates at which five runs from the given model agree."""
         self.idle = 0
@@ -159,6 +161,8 @@ class Tally:
                 self.ratios[label].append(ours / limit)
             else:
                 self.endless[label] += 1
+        if given < math.inf:
+            self.inside.append(holds / 2 <= ours <= 2 * fails)
         cells = []
         for label, all_verdicts in self.verdicts.items():
             asked = [self._ask(net, name, found[label], f, failing[label, f]) for f in FACTORS if found[label] < math.inf]
@@ -185,6 +189,7 @@ class Tally:
     def summary(self) -> str:
         """Counts over all rows."""
         lines = ["training limit within a factor of 2 of " + ", ".join(f"{k}: {near(v)}" for k, v in self.ratios.items())]
+        lines[0] += f"; of given, or of where five runs from it disagree: {sum(self.inside)} of {len(self.inside)}"
         lines.append(f"left out: no rate learns {self.idle}; every rate up to 1e4 holds {self.endless}")
         if self.splits:
             split = sorted(self.splits)
