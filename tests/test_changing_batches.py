@@ -128,7 +128,7 @@ def scenario(kind: str, *, cloned: bool, entries: int = 12) -> gg.Scenario:
 
 def told(report: Any) -> Any:
     """All that a report says but for when it was made and how long it took."""
-    if isinstance(report, RangeTest):
+    if isinstance(report, RangeTest | list):
         return report
     rows = {name: [dict(row) for row in table] for name, table in report.rows.items() if name not in ("runs", "measurements")}
     checks = [(c.code, c.status, c.reason) for c in report.checks]
@@ -342,6 +342,27 @@ def test_a_constant_of_a_function_is_the_same_in_every_call() -> None:
 class Log(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.log()
+
+
+def test_parts_of_one_table_are_still_parts_of_it() -> None:
+    def made(cloned: bool) -> gg.Scenario:
+        one = scenario("list", cloned=False)
+        tables = [torch.cat(batch, dim=1) for batch in one.batches]
+
+        def loss(model: Any, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+            x, y = batch
+            if cloned:
+                table = torch.cat([x, y], dim=1)
+                x, y = table[:, :4], table[:, 1:]
+            x.mul_(2)  # and of y all columns but the last
+            return squares(model, x, y.mean(dim=1, keepdim=True))
+
+        if cloned:
+            return replace(one, batches=[(t[:, :4], t[:, 4:]) for t in tables], loss=loss)
+        return replace(one, batches=[(t[:, :4], t[:, 1:]) for t in tables], loss=loss)
+
+    compare(made, CHECKS["check_training"])
+    compare(made, lambda s: [(c.code, c.status) for c in gg.audit(s, select="GG1").checks])
 
 
 def test_watch_calls_a_model_again_on_copies() -> None:

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from gradguard.adapters.batch_copies import SPARSE, BatchCopies, Piece, overlapping
 
-__all__ = ["SMALL", "ArgumentCopies", "TorchBatchCopies", "differ"]
+__all__ = ["SMALL", "ArgumentCopies", "TorchBatchCopies", "differ", "shared_copies"]
 
 ALIGNED = 16
 """Bytes of the largest entry: any dtype may begin at a multiple of it."""
@@ -159,6 +159,25 @@ def unseen() -> Iterator[None]:
             stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
         yield
+
+
+def shared_copies(tensors: Sequence[torch.Tensor], dtype: Callable[[torch.dtype], torch.dtype]) -> dict[int, torch.Tensor]:
+    """Copies, in another dtype each, of those tensors that overlap with others of their dtype, by the ids of those."""
+    plain = [t for t in tensors if TorchBatchCopies().is_array(t) and not t.requires_grad]
+    made: dict[int, torch.Tensor] = {}
+    spans = [(*span_of(t), t.dtype) for t in plain]
+    with torch.no_grad():
+        for group in overlapping([((where, kind), low, high) for where, low, high, kind in spans]):
+            members = [plain[i] for i in group]
+            low, high = min(spans[i][1] for i in group), max(spans[i][2] for i in group)
+            if len(group) == 1 or high - low > SPARSE * sum(t.nbytes for t in members):
+                continue
+            size = members[0].element_size()
+            work = members[0].detach().as_strided(((high - low) // size,), (1,), low // size)
+            work = work.to(dtype(work.dtype), copy=True)
+            for t in members:
+                made[id(t)] = work.as_strided(t.shape, t.stride(), t.storage_offset() - low // size).detach()
+    return made
 
 
 def differ(tensor: torch.Tensor, saved: torch.Tensor) -> bool:

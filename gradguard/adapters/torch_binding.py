@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from gradguard.adapters.torch_backwards import Handed
-from gradguard.adapters.torch_batch_copies import SMALL, ArgumentCopies, differ
+from gradguard.adapters.torch_batch_copies import SMALL, ArgumentCopies, differ, shared_copies
 from gradguard.adapters.torch_candidates import Candidate, Setup
 from gradguard.adapters.torch_leaves import own_copy
 from gradguard.adapters.torch_lift import lifted_dtype
@@ -72,6 +72,8 @@ def bind(setup: Setup, candidates: list[Candidate], session: Session, *, clone: 
     handed: list[Handed] = []
     names = {id(c.tensor): c.name for c in setup.inputs}
     before: dict[int, torch.Tensor] = {}
+    fixed = {id(c.tensor): c.tensor for c in setup.inputs if id(c.tensor) not in chosen and id(c.tensor) not in session.native}
+    shared = shared_copies(list(fixed.values()), lifted_dtype if session.lift else lambda dtype: dtype)
     for c in setup.inputs:
         key = id(c.tensor)
         if key in copies:
@@ -80,7 +82,7 @@ def bind(setup: Setup, candidates: list[Candidate], session: Session, *, clone: 
             copies[key] = c.tensor
             continue
         dtype = lifted_dtype(c.tensor.dtype) if session.lift else c.tensor.dtype
-        copy = own_copy(c.tensor, dtype)
+        copy = shared[key] if key in shared else own_copy(c.tensor, dtype)
         if key in chosen:
             copy.requires_grad_(True)
         else:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import torch
 
 from gradguard.adapters.backward_base import Fault
-from gradguard.adapters.torch_backwards import put_back
+from gradguard.adapters.torch_backwards import Handed, put_back
 from gradguard.adapters.torch_cotangents import Experiment, other_layout
 from gradguard.adapters.torch_functions import tensors_of
 from gradguard.adapters.torch_leaves import differentiable
@@ -36,7 +37,7 @@ def layout_faults(problem: TorchModuleProblem) -> tuple[tuple[Fault, ...], str]:
     problem._ensure()
     if problem.failure is not None:
         return (), problem.failure.detail
-    if not any(_able(one.before) for one in problem.handed):
+    if not _turnable(problem):
         return (), "no floating-point input has a layout"
     if problem.habits.draws:
         return (), "the model draws random numbers, in the order of memory"
@@ -62,9 +63,7 @@ def _compare(problem: TorchModuleProblem) -> list[Fault]:
     layouts: list[str] = []
     own: dict[int, torch.Tensor] = {}
     with ExitStack() as stack:
-        for one in {id(h.own): h for h in problem.handed}.values():
-            if not _able(one.before):
-                continue
+        for one in _turnable(problem):
             other = other_layout(one.before.detach())  # what the last call has left in a constant is something else
             layouts.append(_name(one.before, other))
             own[id(one.own)] = other.requires_grad_(one.own.requires_grad)
@@ -119,6 +118,13 @@ def _conditioned(problem: TorchModuleProblem, nearby: TorchModuleProblem, nudge:
 
 def _refused(what: str, detail: str) -> Fault:
     return Fault(kind="refused", what=what, detail=detail, harmless=True)
+
+
+def _turnable(problem: TorchModuleProblem) -> list[Handed]:
+    """The inputs that can come in another layout, each once; those that share their memory with others keep it."""
+    inputs = {id(h.own): h for h in problem.handed if _able(h.before)}
+    places = Counter(h.own.untyped_storage().data_ptr() for h in inputs.values())
+    return [h for h in inputs.values() if places[h.own.untyped_storage().data_ptr()] == 1 or not h.own.numel()]
 
 
 def _able(tensor: torch.Tensor) -> bool:
