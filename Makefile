@@ -35,17 +35,10 @@ pages: .venv/demo.stamp
 docs: .venv/docs.stamp
 	$(BIN)/sphinx-build -W -q docs build/docs
 
-# The tables of docs/learning-rate.md, each with its commit: about an hour on one core. The draws of nets begin at a seed that no
-# earlier one has reached, so that they judge what they have not led to; that of the training limit is ended by the clock.
-FIRST_SEED ?= 16000
-MINUTES ?= 30
+# The pages of docs/calibration, each with its commit: about an hour on one core.
+CALIBRATE_ARGS ?=
 calibrate: .venv/tests.stamp
-	$(BIN)/python -m benchmarks.learning_rate.first_step
-	$(BIN)/python -m benchmarks.learning_rate.first_step --warm 200
-	$(BIN)/python -m benchmarks.learning_rate.first_step --held-out $(FIRST_SEED) --count 60
-	$(BIN)/python -m benchmarks.learning_rate.training_limit --held-out $(FIRST_SEED) --count 120 --minutes $(MINUTES)
-	$(BIN)/python -m benchmarks.learning_rate.stalled --first $(FIRST_SEED) --count 14
-	$(BIN)/python -m benchmarks.learning_rate.cost --large
+	$(BIN)/python -m benchmarks.learning_rate.calibrate $(CALIBRATE_ARGS)
 
 clean:
 	rm -rf .venv build

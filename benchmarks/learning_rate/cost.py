@@ -107,7 +107,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     print(commit_line())
-    print("| net | parameters | products | gradients | s | vectors | peak, vectors | runs | steps | s | range test, s | s / s | s / s |")
+    print("| net | parameters | products | gradients | s | vectors | peak, vectors | runs | steps | s | range test, s | first-step / range test | training limit / range test |")
     print("|---|---|---|---|---|---|---|---|---|---|---|---|---|")
     nets = {net.name: net for net in NETS}
     for name, optimizer in (("digits-mlp-relu", "SGD"), ("digits-mlp-relu", "Adam"), ("digits-cnn", "Adam"), ("digits-transformer", "AdamW")):
