@@ -153,7 +153,7 @@ class Walk:
         if isinstance(node, ATOMS):
             return node
         if id(node) not in self.made:
-            self.made[id(node)] = node  # what holds itself, and cannot be copied
+            self.made[id(node)] = node  # for a tuple that holds itself
             self.made[id(node)] = self._copy(node, depth)
         return self.made[id(node)]
 
@@ -166,19 +166,20 @@ class Walk:
         try:
             if array or self.owner.is_whole(node):
                 return self.owner.whole(node) if self.seen else node
-            if isinstance(node, tuple):
-                return self._tuple(node, depth)
-            plain = isinstance(node, Mapping | list | deque | set | bytearray | np.ndarray) or dataclasses.is_dataclass(node)
-            if not plain and (depth >= OBJECTS or not (hasattr(node, "__dict__") or any(_slots(type(node))))):
-                return node
-            made = copy.copy(node)
+            return self._tuple(node, depth) if isinstance(node, tuple) else self._opened(node, depth)
         except INTERRUPTS:
             raise
         except Exception:  # it cannot be copied
             return node
+
+    def _opened(self, node: Any, depth: int) -> Any:
+        plain = isinstance(node, Mapping | list | deque | set | bytearray | np.ndarray) or dataclasses.is_dataclass(node)
+        if not plain and (depth >= OBJECTS or not (hasattr(node, "__dict__") or any(_slots(type(node))))):
+            return node
+        made = copy.copy(node)
         if made is node or type(made) is not type(node):
             return node
-        self.made[id(node)] = made
+        self.made[id(node)] = made  # what holds itself finds its copy
         self._fill(node, made, depth if plain else depth + 1)
         return made
 
@@ -197,7 +198,7 @@ class Walk:
             for key, value in dict.items(node):
                 dict.__setitem__(made, key, self.of(value, depth))
         elif isinstance(node, list):
-            made[:] = [self.of(value, depth) for value in node]
+            list.__setitem__(made, slice(None), [self.of(value, depth) for value in node])
         elif isinstance(node, deque):
             for i, value in enumerate(node):
                 made[i] = self.of(value, depth)

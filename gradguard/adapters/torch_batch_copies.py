@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
@@ -98,8 +98,8 @@ class TorchBatchCopies(BatchCopies):
         """Dense tensors without a graph, too."""
         if type(value) is not torch.Tensor:
             return super().is_array(value)
-        plain = value.layout == torch.strided and value.grad_fn is None and not value.is_quantized
-        if not plain or value.device.type not in ("cpu", "cuda") or not value.numel():
+        plain = value.layout == torch.strided and value.grad_fn is None
+        if not plain or value.is_quantized or value.is_nested or value.device.type not in ("cpu", "cuda") or not value.numel():
             return False
         return not (value.is_conj() or value.is_neg() or getattr(value, "__dict__", None))
 
@@ -118,7 +118,8 @@ class TorchBatchCopies(BatchCopies):
             made = value.clone()
         if type(made) is not type(value):
             made = made.as_subclass(type(value))
-        vars(made).update(vars(value))
+        for name, attribute in vars(value).items():
+            vars(made).setdefault(name, attribute)
         return made if value.grad_fn is not None else made.requires_grad_(value.requires_grad)
 
 
@@ -181,9 +182,10 @@ def shared_copies(tensors: Sequence[torch.Tensor], dtype: Callable[[torch.dtype]
 
 
 def differ(tensor: torch.Tensor, saved: torch.Tensor) -> bool:
-    """Whether values differ; NaN is like NaN."""
-    with unseen():
+    """Whether values differ; NaN is like NaN, and what torch cannot compare differs."""
+    with unseen(), suppress(RuntimeError):
         return not torch.equal(tensor, saved) and not torch.allclose(tensor, saved, rtol=0.0, atol=0.0, equal_nan=True)
+    return True
 
 
 def span_of(tensor: torch.Tensor) -> tuple[Any, int, int]:

@@ -109,6 +109,24 @@ def test_models_code_generators_and_what_cannot_be_copied_are_handed_out_as_they
     assert all(a is b for a, b in zip(given, copied, strict=True))
 
 
+def test_what_refuses_to_be_filled_is_handed_out_as_it_is() -> None:
+    class Slot:
+        __slots__ = ("x",)
+
+        def __copy__(self) -> Slot:
+            return type(self)()
+
+    class Shadowed(Slot):
+        @property  # type: ignore[override]
+        def x(self) -> Any:
+            return torch.zeros(2)
+
+    given = [Shadowed(), torch.zeros(2)]
+    copied = TorchBatchCopies([given]).of(given)
+    assert copied[0] is given[0]
+    assert copied[1] is not given[1]
+
+
 def test_objects_are_opened_two_deep() -> None:
     class Link:
         def __init__(self, to: Any) -> None:
@@ -170,6 +188,7 @@ def test_arrays_that_share_memory_still_do() -> None:
     assert table[3, 0] == 33
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
 def test_tensors_of_all_kinds_keep_what_they_are() -> None:
     class Marked(torch.Tensor):
         pass
@@ -182,18 +201,25 @@ def test_tensors_of_all_kinds_keep_what_they_are() -> None:
     given = [
         marked, torch.ones(2, requires_grad=True), 2 * weight, torch.ones(2, dtype=torch.complex64).conj(), inferred,
         torch.eye(3).to_sparse(), torch.zeros(0, 3), torch.zeros(2, 3, 4).permute(2, 0, 1), torch.tensor(True),
-        torch.tensor([float("nan")], dtype=torch.bfloat16),
+        torch.tensor([float("nan")], dtype=torch.bfloat16), torch.ones(3).to(torch.float8_e5m2),
+        torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged),
+        torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
     ]
     copied = TorchBatchCopies([given]).of(given)
     for a, b in zip(given, copied, strict=True):
         assert a is not b
-        assert (type(a), a.shape, a.dtype, a.layout, a.requires_grad) == (type(b), b.shape, b.dtype, b.layout, b.requires_grad)
+        assert (type(a), a.dtype, a.layout, a.requires_grad) == (type(b), b.dtype, b.layout, b.requires_grad)
+        assert a.is_nested or a.shape == b.shape
     assert copied[0].label == "a"
     assert copied[1].is_leaf
     copied[2].sum().backward()
     assert weight.grad is not None
     assert not copied[4].is_inference()
     assert copied[7].stride() == given[7].stride()
+    for a, b in zip(given[-2:], copied[-2:], strict=True):
+        b.mul_(2)
+        assert [part.sum().item() for part in a.unbind()] == [2, 3]
+        assert [part.sum().item() for part in b.unbind()] == [4, 6]
 
 
 LARGE = SMALL // 4 + 1
