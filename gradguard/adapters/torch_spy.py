@@ -131,6 +131,8 @@ class Spy(TorchFunctionMode):
             self.root_input = (args, kwargs)
             self._safely(self.cuts.given, args, kwargs)
             self._safely(self._feed, args, kwargs)
+            if not self.outside:
+                self.units.begin()
         path = self.paths.get(module, "")
         self.stack.append(path)
         if self.keep_outputs and isinstance(module, torch.nn.RNNBase) and args and isinstance(args[0], torch.Tensor):

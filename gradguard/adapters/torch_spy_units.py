@@ -131,6 +131,11 @@ class UnitSums:
         self._made: dict[int, Source] = {}
         self._last: tuple[str, str, int | None, torch.Size | None] = ("", "", None, None)
 
+    def begin(self) -> None:
+        """A pass of the whole model: nothing in it was made by the last one, whose memory others have taken."""
+        self._made.clear()
+        self._last = ("", "", None, None)
+
     def enclosed(self, path: str, blocks: list[str], value: torch.Tensor) -> None:
         """A module whose own products are not seen from outside (``blocks``: its matrices) feeds what follows."""
         block = blocks[0] if blocks else ""
