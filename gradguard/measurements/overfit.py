@@ -22,6 +22,8 @@ __all__ = ["OneBatch", "Overfit", "measure"]
 
 LENGTH = 4
 """A run on one batch is this many times as long as a short run."""
+HIGHER = 4.0
+"""Rates are tried above the rate as set where one holds that is this many times as large."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +81,7 @@ class Overfit(Measurement):
 
 
 def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tuple[str, ...]) -> Measurement:
-    """At most three runs on the first batch, one of them at the best rate seen, or below the first-step limit.
+    """At most five runs on the first batch: at the rate as set, at others that were seen to hold, and at a tenth.
 
     None where the short runs over all batches show that something is learnt.
     """
@@ -99,9 +101,8 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
     if best is not None and _learnt(best.gain, best.error, level, first):
         return Overfit(runs=(), learnt=f"lr {best.lr:.3g} gains {best.gain:.3g} of {level:.3g} on all batches")
     low = best.factor if best is not None else _below(evidence, min(run.factor for run in observed.runs))
-    factors = [1.0, *([low] if low not in (None, 1.0) else []), 0.1]
     runs: list[OneBatch] = []
-    for factor in factors[:3]:
+    for factor in dict.fromkeys((1.0, *([low] if low is not None else []), *_higher(observed), 0.1)):
         runs.append(_one(problem, factor, observed, settings))
         if runs[-1].before - runs[-1].after > 0.5 * abs(runs[-1].before):
             break
@@ -122,6 +123,12 @@ def _below(evidence: Evidence, lowest: float) -> float | None:
         overshoot.limit if overshoot is not None and overshoot.limit > 0 else math.inf,
     )
     return limit / 2 if 0 < limit < lowest else None
+
+
+def _higher(observed: RateObservation) -> tuple[float, ...]:
+    """Half of the training limit, and between it and the rate as set: a deep net may leave its plateau at no lower rate."""
+    held = min(observed.limit / 2, max(observed.low, 1.0))
+    return (held, held**0.5) if held > HIGHER else ()
 
 
 def _learnt(gain: float, error: float, level: float, first: OutputFacts) -> bool:

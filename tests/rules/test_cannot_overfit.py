@@ -1,11 +1,14 @@
-"""GG405 on runs typed by hand."""
+"""GG405 on runs typed by hand, and on nets that a plateau or their depth holds."""
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812  (the name that every torch program gives it)
+from sklearn.datasets import load_digits
 from torch import nn
 
 import gradguard as gg
@@ -81,6 +84,22 @@ def test_skipped() -> None:
     assert judge(one(2.3, 2.3), objective="adversarial").status == "skipped"
     with pytest.raises(gg.UsageError, match="GG405 takes prior between 0 and 1"):
         CannotOverfit(prior=2)
+
+
+@pytest.mark.parametrize(("depth", "act", "status"), [(5, nn.LeakyReLU, "passed"), (10, nn.Sigmoid, "failed")])
+def test_rates_that_hold_are_tried_before_it_is_said_that_nothing_learns(depth: int, act: type[nn.Module], status: str) -> None:
+    digits = load_digits()
+    x, y = torch.tensor(digits.data / 16, dtype=torch.float32), torch.tensor(digits.target)
+    batches = [(x[i : i + 16], y[i : i + 16]) for i in range(0, 1024, 16)]
+    torch.manual_seed(0)
+    widths = [64, *[24] * depth]
+    layers = [part for a, b in itertools.pairwise(widths) for part in (nn.Linear(a, b), act())]
+    model = nn.Sequential(*layers, nn.Linear(24, 10))
+    report = gg.check_learning_rate(
+        model, batches, loss=lambda m, b: F.cross_entropy(m(b[0]), b[1]), select="GG405",
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9),  # a plateau: 0.12 leaves it, and holds
+    )
+    assert [check.status for check in report.checks] == [status], str(report)
 
 
 UNKNOWN = {"start": float("nan"), "prior": float("nan")}
