@@ -49,7 +49,7 @@ NOTHING = 1e-9
 class Handed:
     """An input as the function got it, and a tensor with the values that it had then.
 
-    ``anew``: it is part of a batch, which a loop makes anew for each call: a loss may write into it.
+    ``anew``: it is part of a batch, which a loop makes anew for each call: a loss may write into it, but no module.
     """
 
     name: str
@@ -289,20 +289,21 @@ def _drawing(problem: TorchModuleProblem) -> str:
 
 @dataclass(frozen=True)
 class Touched:
-    """What a forward pass wrote into: an input with what it left there, or a parameter."""
+    """What a forward pass wrote into: an input with what it left there, or a parameter; ``anew`` as in :class:`Handed`."""
 
     what: str
     block: str
     own: torch.Tensor
     left: torch.Tensor
+    anew: bool = False
 
 
 def _touched(problem: TorchModuleProblem) -> list[Touched]:
     """The inputs and parameters that the forward pass that has just run wrote into."""
     found = [
-        Touched(f"input {h.name}", h.name, h.own, h.given.detach().clone())
+        Touched(f"input {h.name}", h.name, h.own, h.given.detach().clone(), h.anew)
         for h in problem.handed
-        if not h.anew and h.given.layout == torch.strided and difference(h.given.detach(), h.before.detach()) > 0.0
+        if h.given.layout == torch.strided and difference(h.given.detach(), h.before.detach()) > 0.0
     ]
     for block, leaf, original in zip(problem.blocks, problem.leaves, problem.originals, strict=True):
         strided = original.layout == torch.strided and leaf.shape == original.shape
@@ -315,7 +316,10 @@ def _writes(problem: TorchModuleProblem, touched: Sequence[Touched]) -> list[Fau
     """The faults: does the value change when the call is repeated on what the first one left?"""
     found = []
     leaves = {id(leaf) for leaf in problem.leaves}
+    by_modules = _written_by_modules(problem) if any(one.anew for one in touched) else set()
     for one in touched:
+        if one.anew and id(one.own) not in by_modules:
+            continue
         if id(one.own) in leaves and not any(h.own is one.own for h in problem.handed):
             with torch.no_grad():
                 one.own.data.copy_(one.left)
@@ -326,6 +330,28 @@ def _writes(problem: TorchModuleProblem, touched: Sequence[Touched]) -> list[Fau
                 changed = problem._difference(problem._plain_outputs(), problem._base)
         found.append(_write("forward", one.what, one.block, changed, problem))
     return found
+
+
+def _written_by_modules(problem: TorchModuleProblem) -> set[int]:
+    """The ids of our inputs that some module's forward writes into, by the versions that torch counts around it."""
+    before: list[tuple[torch.nn.Module, dict[int, int]]] = []
+    written: set[int] = set()
+
+    def versions() -> dict[int, int]:
+        return {id(h.own): h.given._version for h in problem.handed}
+
+    def enter(module: torch.nn.Module, args: Any) -> None:
+        before.append((module, versions()))
+
+    def leave(module: torch.nn.Module, args: Any, output: Any) -> None:
+        if before and before[-1][0] is module:
+            _, then = before.pop()
+            written.update(key for key, version in versions().items() if version != then.get(key, version))
+
+    with problem._hooked(problem.children, enter, leave):
+        problem.session.call(problem.call, problem.habits, grad=True)
+    problem.counts.forwards += problem.share
+    return written
 
 
 def _name_writes(problem: TorchModuleProblem, watch: FunctionWatch) -> None:

@@ -31,7 +31,8 @@ class MutatedInput(Rule):
 
     When it is healthy:
         A write that changes no result when the call is repeated (``ReLU(inplace=True)`` on the input, an embedding's
-        ``max_norm``) is a warning. A scenario's loss may write into its batch, which a loop makes anew each time.
+        ``max_norm``) is a warning. A scenario's loss may write into its batch, which a loop makes anew each time; what a
+        module's forward writes into is told.
 
     Options:
         None.
