@@ -42,7 +42,8 @@ def end_of_run(net: Net, optimizer: str, lr: float, seed: int, order: int | None
     with torch.no_grad():
         first = [float(net.loss(model, b)) for b in batches]
     start = float(np.mean(first))
-    steps = np.random.default_rng(seed if order is None else order).permutation(np.arange(STEPS) % len(batches))
+    g = np.random.default_rng(seed if order is None else order)
+    steps = [index for _ in range(0, STEPS, len(batches)) for index in g.permutation(len(batches))][:STEPS]
     gains = []
     for index in steps:
         stepper.zero_grad()

@@ -53,6 +53,11 @@ class Plan:
         largest = max(self.factors)
         return largest, next(step for step, factor in enumerate(self.factors) if factor >= (1.0 - SAME) * largest)
 
+    @property
+    def idle(self) -> int:
+        """How many steps the schedule holds the rate at 0 from the first one on; all that are known where it always does."""
+        return next((step for step, factor in enumerate(self.factors) if factor > 0), len(self.factors))
+
     def largest(self, steps: int) -> float:
         """The largest factor within so many steps."""
         return max(self.factors[: max(1, steps)], default=1.0)

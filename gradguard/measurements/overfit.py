@@ -92,7 +92,7 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
         return Unavailable(wanted=Overfit.name, reason="every learning rate is 0")
     if observed.broken:
         return Unavailable(wanted=Overfit.name, reason=observed.broken)
-    if observed.peak[0] == 0:
+    if observed.peak[0] == 0 or problem.plan.idle >= LENGTH * settings.steps:
         return Unavailable(wanted=Overfit.name, reason="the schedule holds the learning rate at 0")
     trainable = sum(p.size for p in problem.training.parameters if p.trainable)
     best = observed.best

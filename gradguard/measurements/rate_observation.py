@@ -12,7 +12,7 @@ from gradguard.adapters.base import Problem, Settings
 from gradguard.adapters.rates_base import RateProblem
 from gradguard.finding import Table
 from gradguard.measurements.base import Evidence, Measurement, Unavailable
-from gradguard.measurements.rate_predictions import Predictions, predictions_of
+from gradguard.measurements.rate_predictions import Predictions
 from gradguard.measurements.rate_search import RateSearch
 from gradguard.measurements.rate_verdict import RateLimits, RateRun, scale_of, verdict
 
@@ -25,9 +25,10 @@ class RateObservation(Measurement):
 
     ``low`` is 0 where no rate that was tried holds, ``high`` and ``limit`` are infinite where every rate holds. ``worth``
     is the loss with all weights at zero against the loss at the start. ``unit`` is the rate that factors multiply, ``rates``
-    that of every group as the user set it. ``peak`` is the largest factor of the schedule and its step. ``steps`` is the
-    length of the first runs, ``before`` every batch's loss before training. ``predictions`` are those of the run at the
-    user's rate; ``normalised``: the rate alone sets the size of a step.
+    that of every group as the user set it. ``peak`` is the largest factor of the schedule and its step, ``idle`` for how
+    many steps it holds the rate at 0 before it begins. ``steps`` is the length of the first runs, ``before`` every batch's
+    loss before training. ``predictions`` are those of the run at the user's rate; ``normalised``: the rate alone sets the
+    size of a step.
     """
 
     name: ClassVar[str] = "rate_observation"
@@ -42,6 +43,7 @@ class RateObservation(Measurement):
     steps: int
     before: tuple[float, ...] = ()
     peak: tuple[float, int] = (1.0, 0)
+    idle: int = 0
     schedule: str = ""
     objective: str = "supervised"
     batches: int = 1
@@ -117,17 +119,15 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
     rates = problem.training.optimizer.lrs
     moving = [rate for rate in rates if rate > 0]
     search = RateSearch(problem, settings)
-    predictions = Predictions()
     if moving:
         search.explore()
-        if not search.broken:
-            predictions = predictions_of(problem, settings)
     return RateObservation(
         runs=search.runs, low=search.low, limit=search.limit, high=search.high, worth=search.worth,
         unit=moving[0] if moving else 0.0, rates=rates,
         optimizer=problem.training.optimizer.name, steps=search.steps,
-        before=tuple(search.before.values()), peak=problem.plan.peak,
+        before=tuple(search.before.values()), peak=problem.plan.peak, idle=problem.plan.idle,
         schedule=problem.plan.source, objective=problem.objective, batches=problem.training.batch_count,
-        predictions=predictions, normalised=bool(moving) and not search.broken and problem.normalised(seed=settings.seed),
-        broken=search.broken, path=problem.path, reason="; ".join(problem.notes),
+        predictions=search.predictions, broken=search.broken,
+        normalised=bool(moving) and not search.broken and problem.normalised(seed=settings.seed),
+        path=problem.path, reason="; ".join(problem.notes),
     )

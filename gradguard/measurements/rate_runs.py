@@ -35,15 +35,21 @@ def observed(
     until: Callable[[int, int, float], str] | None = None,
     keep: str = "",
 ) -> RateRun:
-    """One run. ``order`` 0 takes the batches as they come, others shuffle all steps; ``before`` is by batch."""
+    """One run. ``order`` 0 takes the batches as they come, others shuffle them for each pass; ``before`` is by batch."""
     batches = list(range(problem.training.batch_count))
     if order:
-        batches = [int(i) for i in np.random.default_rng([seed, order]).permutation(np.arange(steps) % len(batches))]
+        batches = shuffled(len(batches), steps, np.random.default_rng([seed, order]))
     trace = problem.attempt(
         steps, factor=factor, seed=seed + order, batches=batches, same_batch=factor == 1.0, until=until, keep=keep
     )
     unit = next(r for r in problem.training.optimizer.lrs if r > 0)
     return as_run(trace, factor, unit * factor, seed + order, before)
+
+
+def shuffled(count: int, steps: int, rng: np.random.Generator) -> list[int]:
+    """The batch of each step, all of them once in every pass, as a loader shuffles."""
+    passes = [rng.permutation(count) for _ in range(math.ceil(steps / count))]
+    return [int(i) for i in np.concatenate(passes)[:steps]]
 
 
 def as_run(trace: Trace, factor: float, lr: float, seed: int, before: Mapping[int, float]) -> RateRun:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from gradguard.adapters.base import Settings
 from gradguard.adapters.rates_base import RateProblem
 from gradguard.measurements.rate_belief import likely_limit
+from gradguard.measurements.rate_predictions import Predictions, predictions_of
 from gradguard.measurements.rate_runs import losses_before, observed, thrown_away, worth_of
 from gradguard.measurements.rate_verdict import RateLimits, RateRun, scale_of, verdict
 
@@ -24,6 +25,8 @@ STILL, LITTLE = 1e-3, 0.03
 thrown off their way."""
 LEARNT, HALF = 0.1, 0.5
 """A run that gains this part of the loss has learnt something, or much of it."""
+WIDE, GUESS = 2.0, 0.95
+"""Nothing is learnt by coming down from more than this many times the loss of guessing the labels to this part of it."""
 LONGER = 6
 """Runs near the limit, and those that confirm a verdict, are this many times as long as the first ones."""
 
@@ -44,6 +47,8 @@ class RateSearch:
         self.before = dict(enumerate(losses))
         self.worth = worth_of(problem, settings, self.before)
         self.steps, self.longer = horizon(problem, settings)
+        self.predictions = Predictions()
+        """Of the run at the user's rate."""
         self.short: dict[float, RateRun] = {}
         self.long: list[RateRun] = []
         self.low, self.high, self.limit = 0.0, math.inf, math.inf
@@ -62,6 +67,7 @@ class RateSearch:
             self.broken = self.broken or first.stopped
         if self.broken:
             return
+        self.predictions = predictions_of(self.problem, self.settings)
         self._short(0.1)
         self._down_to_a_measure()
         self._decades()
@@ -91,7 +97,10 @@ class RateSearch:
         return any(map(self._learns, self.short.values())) and not thrown and not level
 
     def _learns(self, run: RateRun, share: float = LEARNT) -> bool:
-        return not run.stopped and run.gain - run.error > share * run.level
+        seen = self.predictions
+        end = seen.before - run.gain
+        guesses = seen.before > WIDE * seen.prior > 0 and end > GUESS * seen.prior
+        return not run.stopped and not guesses and run.gain - run.error > share * run.level
 
     def _decades(self) -> None:
         factor = 1.0

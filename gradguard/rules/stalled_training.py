@@ -186,6 +186,12 @@ class StalledTraining(Rule):
                 hint="print the factors of the first steps",
             )
         run = observed.own
+        if observed.idle >= observed.steps:
+            return self.finding(
+                f"the schedule ({observed.schedule}) holds the learning rate at 0 for the first {observed.idle} steps",
+                observed=0.0, likely="a factor that is rounded down to 0, or one for epochs that is stepped with every batch",
+                hint="print the factors of the first steps",
+            )
         flat = plan.flat if plan is not None and observed.objective == "supervised" else None
         if plan is None or run is None or flat is None or flat.stopped:
             return None

@@ -93,7 +93,8 @@ class UnexpectedInitialLoss(Rule):
         known = math.isfinite(first.uniform) and math.isfinite(first.data_loss)
         margin = first.data_loss / (self.factor * first.uniform + 1.0) if known else None
         if not known and first.split is None:
-            return Outcome(status="skipped", reason=f"{first.reason}, and the batch cannot be halved")
+            reasons = [first.reason, "the batch cannot be halved"]
+            return Outcome(status="skipped", reason=", and ".join(reason for reason in reasons if reason))
         return self.outcome(findings, margin=margin, reason="" if known else first.reason)
 
     def _nothing(self) -> Finding:

@@ -47,11 +47,13 @@ def judged(rate: float = 0.1, scale: float = 1.0, **keywords: Any) -> gg.Report:
 FAULTY: dict[str, tuple[dict[str, Any], str]] = {
     "rounded down": ({"scheduler": lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda s: s // 10_000)}, "holds the learning rate at 0"),
     "a function": ({"schedule": lambda step: 0.0}, "holds the learning rate at 0"),
+    "begins too late": ({"schedule": lambda step: float(step // 1000)}, "holds the learning rate at 0 for the first 1000 steps"),
     "ends at step 3": ({"scheduler": lambda o: torch.optim.lr_scheduler.StepLR(o, 3, 1e-7), "rate": 0.01}, "at nothing from step 3 on"),
 }
 HEALTHY: dict[str, dict[str, Any]] = {
     "falls to 0 in 20 steps of 50": {"schedule": lambda step: 10 * max(0.0, 1 - step / 20)},
     "falls to a tenth": {"scheduler": lambda o: torch.optim.lr_scheduler.StepLR(o, 20, 0.1), "rate": 0.5},
+    "begins at step 60": {"schedule": lambda step: float(step >= 60)},
     "a warm-up of 1000": {"schedule": lambda step: min(1.0, (step + 1) / 1000), "rate": 5.0},
     "to 0 at step 200": {"scheduler": lambda o: torch.optim.lr_scheduler.LinearLR(o, 1.0, 0.0, 200), "rate": 0.5},
 }
@@ -63,6 +65,7 @@ def test_schedule_that_keeps_the_rate_at_nothing(name: str) -> None:
     report = judged(**keywords)
     assert report.findings[0].code == "GG403", str(report)
     assert text in report.findings[0].message
+    assert "GG405" not in {f.code for f in report.findings}  # the batch is not to blame
 
 
 @pytest.mark.parametrize("name", HEALTHY)

@@ -13,7 +13,9 @@ import pytest
 from gradguard.adapters.base import Settings
 from gradguard.adapters.rates_base import Plan, Until
 from gradguard.adapters.training_base import StepFacts, Trace
-from gradguard.measurements.rate_runs import thrown_away
+from gradguard.measurements import rate_search
+from gradguard.measurements.rate_predictions import Predictions
+from gradguard.measurements.rate_runs import shuffled, thrown_away
 from gradguard.measurements.rate_search import LONGER, RUNS, RateSearch
 
 STEPS = 20
@@ -26,7 +28,7 @@ class Formula:
     def __init__(self, path: Path, plan: Plan | None = None, start: float = 1.0, moved: float = math.nan) -> None:
         self.path, self.plan, self.start, self.moved = path, plan or Plan(), start, moved
         self.objective = "supervised"
-        self.training = SimpleNamespace(batch_count=2, optimizer=SimpleNamespace(lrs=(0.1,)))
+        self.training = SimpleNamespace(batch_count=2, sessions={}, optimizer=SimpleNamespace(lrs=(0.1,)))
         self.asked: list[tuple[float, int]] = []
 
     def run(self, steps: int, **options: Any) -> Trace:
@@ -137,6 +139,29 @@ def test_rates_that_all_learn_no_more_than_to_guess_are_not_taken_for_ones_that_
 def test_what_a_lower_rate_gains_is_not_looked_for_where_the_rate_gains_most_there_is() -> None:
     _, problem = search(limited(4.0), moved=1.0)
     assert min(factor for factor, _ in problem.asked) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(("prior", "lowest"), [(math.nan, 0.1), (4.0, 0.1), (2.3, 1e-4)])
+def test_coming_down_to_the_guess_is_no_measure_of_what_there_is_to_gain(
+    monkeypatch: pytest.MonkeyPatch, prior: float, lowest: float
+) -> None:
+    def path(factor: float, step: int) -> float:
+        return 2.3 if step and factor > 0.005 else 80.0 * math.exp(-200.0 * factor * step)
+
+    predictions = Predictions(kind="cross_entropy", before=80.0, after=2.3, prior=prior)
+    monkeypatch.setattr(rate_search, "predictions_of", lambda problem, settings: predictions)
+    _, problem = search(path, start=80.0, moved=1.0)
+    assert min(factor for factor, _ in problem.asked) == pytest.approx(lowest)
+
+
+@pytest.mark.parametrize(("count", "steps"), [(1, 5), (3, 9), (7, 20), (64, 50)])
+def test_every_pass_has_every_batch(count: int, steps: int) -> None:
+    order = shuffled(count, steps, np.random.default_rng(0))
+    assert len(order) == steps
+    for begin in range(0, steps - count + 1, count):
+        assert sorted(order[begin : begin + count]) == list(range(count))
+    if count == 7:
+        assert order[:7] != order[7:14]
 
 
 def test_a_loss_that_is_not_finite_before_training_is_no_rates_fault() -> None:
