@@ -24,8 +24,9 @@ __all__ = ["BatchCopies", "Piece", "overlapping"]
 
 SPARSE = 4
 """Arrays that overlap are copied with all that lies between them, but not where that is more than so many times their size."""
-OBJECTS = 2
-"""Objects of other classes than containers are copied so many deep: further inside is what a batch only refers to."""
+OBJECTS = 3
+"""Objects of other classes than containers are copied so many deep (a batch, a graph in it, the store that the graph keeps its
+tensors in): further inside is what a batch only refers to."""
 ATOMS = (
     type(None), str, bytes, int, float, complex, np.generic, type, types.ModuleType, types.FunctionType, types.MethodType,
     types.BuiltinFunctionType, functools.partial,
@@ -125,19 +126,21 @@ class BatchCopies:
         return found
 
     def is_array(self, value: Any) -> bool:
-        """Whether it is memory that pieces copy."""
-        return type(value) is np.ndarray and not value.dtype.hasobject
+        """Whether it is memory that pieces copy: an empty array has none."""
+        return type(value) is np.ndarray and not value.dtype.hasobject and value.size > 0
 
     def is_whole(self, value: Any) -> bool:
         """Whether it is not opened: it has a copy of its own making, or is handed out as it is."""
         if isinstance(value, np.ndarray):
             return not value.dtype.hasobject  # a masked array, a matrix
         known = isinstance(value, np.random.Generator | np.random.RandomState | random.Random)
-        return known or type(value).__module__.partition(".")[0] in ("pandas", "jax", "jaxlib")
+        return known or _comes_from(value, "pandas", "jax", "jaxlib")
 
     def whole(self, value: Any) -> Any:
         """The copy of what is not opened."""
-        copied = isinstance(value, np.ndarray) or type(value).__module__.partition(".")[0] == "pandas"
+        if isinstance(value, np.memmap) and not value.flags.writeable:  # a file, maybe larger than memory
+            return value
+        copied = isinstance(value, np.ndarray) or _comes_from(value, "pandas")
         return value.copy() if copied and hasattr(value, "copy") else value
 
 
@@ -147,12 +150,14 @@ class Walk:
     def __init__(self, owner: BatchCopies, arrays: dict[int, Any], *, seen: bool = False) -> None:
         self.owner, self.arrays, self.seen = owner, arrays, seen
         self.made: dict[int, Any] = {}
+        self.met: list[Any] = []  # held, so that an id means this one
 
     def of(self, node: Any, depth: int = 0) -> Any:
         """The copy of one thing inside, the same one each time."""
         if isinstance(node, ATOMS):
             return node
         if id(node) not in self.made:
+            self.met.append(node)
             self.made[id(node)] = node  # for a tuple that holds itself
             self.made[id(node)] = self._copy(node, depth)
         return self.made[id(node)]
@@ -174,45 +179,69 @@ class Walk:
 
     def _opened(self, node: Any, depth: int) -> Any:
         plain = isinstance(node, Mapping | list | deque | set | bytearray | np.ndarray) or dataclasses.is_dataclass(node)
-        if not plain and (depth >= OBJECTS or not (hasattr(node, "__dict__") or any(_slots(type(node))))):
-            return node
-        made = copy.copy(node)
-        if made is node or type(made) is not type(node):
+        if not plain and (depth >= OBJECTS or hasattr(type(node), "__del__") or not _attributes(node)):
+            return node  # ``__del__`` of a copy would close what the user's own still needs; others are marks without content
+        try:
+            made = copy.copy(node)
+        except (AttributeError, RecursionError):  # its ``__getattr__`` or ``__setattr__`` refuses while it is half made
+            made = object.__new__(type(node))
+        if made is node or type(made) is not type(node) or _shares_dict(made, node):
             return node
         self.made[id(node)] = made  # what holds itself finds its copy
         self._fill(node, made, depth if plain else depth + 1)
         return made
 
     def _tuple(self, node: tuple[Any, ...], depth: int) -> Any:
-        parts = [self.of(part, depth) for part in node]
-        if all(a is b for a, b in zip(parts, node, strict=True)):
+        parts = [self.of(part, depth) for part in tuple.__iter__(node)]
+        attributes = _attributes(node)
+        if not attributes and all(a is b for a, b in zip(parts, tuple.__iter__(node), strict=True)):
             return node
-        if type(node) is tuple:
-            return tuple(parts)
-        make: Any = getattr(type(node), "_make", type(node))
-        return make(parts)
+        try:
+            made = tuple.__new__(type(node), parts)
+        except TypeError:  # one that torch or Python has made in C
+            made = type(node)(parts)
+        if attributes:
+            made.__dict__.update({name: self.of(value, depth) for name, value in attributes.items()})
+        return made
 
     def _fill(self, node: Any, made: Any, depth: int) -> None:
-        """Copies of what is inside, in the places where ``copy.copy`` has put the things themselves."""
+        """Copies of what is inside, in the places where ``copy.copy`` has put the things themselves, or copies of its own."""
         if isinstance(node, dict):
-            for key, value in dict.items(node):
+            for key, value in list(dict.items(made)):
                 dict.__setitem__(made, key, self.of(value, depth))
         elif isinstance(node, list):
-            list.__setitem__(made, slice(None), [self.of(value, depth) for value in node])
+            list.__setitem__(made, slice(None), [self.of(value, depth) for value in list.__iter__(made)])
         elif isinstance(node, deque):
-            for i, value in enumerate(node):
+            for i, value in enumerate(list(made)):
                 made[i] = self.of(value, depth)
         elif isinstance(node, np.ndarray) and node.ndim:
             for place in np.ndindex(node.shape):
                 made[place] = self.of(node[place], depth)
-        mine, new = getattr(node, "__dict__", None), getattr(made, "__dict__", None)
-        if mine is node:  # a dict whose keys are its attributes
+        if getattr(node, "__dict__", None) is node:  # a dict whose keys are its attributes
             made.__dict__ = made
-        elif isinstance(mine, dict) and isinstance(new, dict) and new is not mine:
-            new.update({name: self.of(value, depth) for name, value in mine.items()})
-        for name in _slots(type(node)):
-            if hasattr(node, name):
-                object.__setattr__(made, name, self.of(getattr(node, name), depth))
+            return
+        slots = set(_slots(type(made)))
+        for name, value in (_attributes(node) | _attributes(made)).items():
+            if name in slots:
+                object.__setattr__(made, name, self.of(value, depth))
+            else:
+                made.__dict__[name] = self.of(value, depth)
+
+
+def _attributes(node: Any) -> dict[str, Any]:
+    """What an object holds, in its dict and in its slots."""
+    slots = {name: getattr(node, name) for name in _slots(type(node)) if hasattr(node, name)}
+    return {**getattr(node, "__dict__", {}), **slots}
+
+
+def _shares_dict(made: Any, node: Any) -> bool:
+    """Whether all objects of this class have one state, so that nothing may be put into the copy."""
+    return getattr(made, "__dict__", None) is getattr(node, "__dict__", made)
+
+
+def _comes_from(value: Any, *packages: str) -> bool:
+    """Whether its class, or a base of it, is one of these packages'."""
+    return any(base.__module__.partition(".")[0] in packages for base in type(value).__mro__)
 
 
 def _slots(cls: type) -> Iterator[str]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import types
+import weakref
 from collections import UserDict, deque, namedtuple
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import MISSING, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -127,16 +129,149 @@ def test_what_refuses_to_be_filled_is_handed_out_as_it_is() -> None:
     assert copied[1] is not given[1]
 
 
-def test_objects_are_opened_two_deep() -> None:
+def test_objects_are_opened_three_deep() -> None:
     class Link:
         def __init__(self, to: Any) -> None:
             self.to = to
 
     x = torch.zeros(2)
-    given = Link([Link(Link(x)), Link(x)])
+    given = Link([Link(Link(Link(x))), Link(Link(x))])
     copied = TorchBatchCopies([given]).of(given)
-    assert copied.to[0].to is given.to[0].to
-    assert copied.to[1].to is not x
+    assert copied.to[0].to is not given.to[0].to
+    assert copied.to[0].to.to is given.to[0].to.to
+    assert copied.to[1].to.to is not x
+
+
+class Sub(Pair):
+    """A named tuple with an attribute besides."""
+
+
+class Two(tuple[Any, ...]):
+    """A tuple that is made of two things."""
+
+    def __new__(cls, x: Any, y: Any) -> Two:
+        return tuple.__new__(cls, (x, y))
+
+
+@pytest.mark.parametrize("kind", [Sub, Two])
+def test_tuples_keep_their_attributes(kind: Any) -> None:
+    given = kind(torch.zeros(2), 1)
+    given.mask = torch.ones(2)
+    copied = TorchBatchCopies([given]).of(given)
+    assert type(copied) is kind
+    assert copied[0] is not given[0]
+    assert copied.mask.tolist() == [1, 1]
+    assert copied.mask is not given.mask
+
+
+def test_objects_that_refuse_while_they_are_half_made_are_copied() -> None:
+    class Delegating:
+        def __init__(self) -> None:
+            self.data = {"x": torch.zeros(2)}
+
+        def __getattr__(self, name: str) -> Any:
+            return self.data[name]
+
+    class Fixed:
+        __slots__ = ("x",)
+
+        def __init__(self) -> None:
+            object.__setattr__(self, "x", torch.zeros(2))
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            raise AttributeError("fixed")
+
+    given = [Delegating(), Fixed()]
+    for a, b in zip(given, TorchBatchCopies([given]).of(given), strict=True):
+        b.x.add_(1)
+        assert (a.x.tolist(), b.x.tolist()) == ([0, 0], [1, 1])
+
+
+class Store:
+    """What a graph keeps its tensors in; it knows the graph."""
+
+    def __init__(self, parent: Graph, mapping: dict[str, Any]) -> None:
+        self.parent, self.mapping = weakref.ref(parent), mapping
+
+
+class Graph:
+    """It makes its own copies, whose stores know them."""
+
+    def __init__(self, mapping: dict[str, Any]) -> None:
+        self.store = Store(self, mapping)
+
+    def __copy__(self) -> Graph:
+        return Graph(dict(self.store.mapping))
+
+
+@pytest.mark.parametrize("within", [lambda g: g, lambda g: types.SimpleNamespace(g=g), lambda g: {"g": g}])
+def test_what_a_class_copies_itself_is_kept(within: Any) -> None:
+    graph = Graph({"x": torch.zeros(2), "y": torch.ones(2)})
+    copied = TorchBatchCopies().of(within(graph))
+    other = copied if isinstance(copied, Graph) else copied["g"] if isinstance(copied, dict) else copied.g
+    assert other.store.parent() is other
+    other.store.mapping["x"].add_(1)
+    other.store.mapping["z"] = 0
+    assert graph.store.mapping["x"].tolist() == [0, 0]
+    assert [value.tolist() for value in list(other.store.mapping.values())[:2]] == [[1, 1], [1, 1]]
+    assert "z" not in graph.store.mapping
+
+
+def test_objects_that_close_something_marks_and_objects_of_one_state_are_handed_out_as_they_are() -> None:
+    closed: list[int] = []
+
+    class File:
+        def __init__(self) -> None:
+            self.number = 3
+
+        def __del__(self) -> None:
+            closed.append(self.number)
+
+    class Mark:
+        pass
+
+    class OneState:
+        state: ClassVar[dict[str, Any]] = {"x": torch.zeros(2)}
+
+        def __new__(cls) -> OneState:
+            made = super().__new__(cls)
+            made.__dict__ = cls.state
+            return made
+
+    given = [File(), Mark(), MISSING, OneState()]
+    copied = TorchBatchCopies([given]).of(given)
+    assert all(a is b for a, b in zip(given, copied, strict=True))
+    assert not closed
+
+
+def test_an_empty_part_of_an_array_has_no_memory_to_copy() -> None:
+    table = np.arange(12.0).reshape(3, 4)
+    given = [table[3:], table]
+    copies = BatchCopies([given])
+    assert [a.tolist() for a in copies.of(given)] == [[], table.tolist()]
+    assert not copies.is_array(given[0])
+
+
+def test_a_file_that_is_only_read_is_not_copied_to_memory(tmp_path: Path) -> None:
+    np.arange(6.0).tofile(tmp_path / "x")
+    given = [np.memmap(tmp_path / "x", mode=mode, dtype=float) for mode in ("r", "c")]
+    copied = BatchCopies([given]).of(given)
+    assert copied[0] is given[0]
+    copied[1][:] = 0
+    assert given[1][5] == 5
+
+
+def test_a_table_of_a_class_of_its_own_is_copied() -> None:
+    class Table(pd.DataFrame):
+        @property
+        def _constructor(self) -> type[Table]:
+            return Table
+
+    given = Table({"x": [1.0, 2.0]})
+    copied = BatchCopies([given]).of(given)
+    copied.loc[0, "x"] = 9
+    assert type(copied) is Table
+    assert given["x"].tolist() == [1.0, 2.0]
 
 
 def test_tables_and_arrays_of_objects_are_copied() -> None:
