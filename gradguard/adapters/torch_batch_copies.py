@@ -34,14 +34,15 @@ class Tensors(Piece):
             memory = torch.empty(0, dtype=torch.uint8, device=self.source.device)
             self.source = memory.set_(self.source.untyped_storage(), self.low, (high - self.low,), (1,))
         self.work: torch.Tensor | None = None
-        self.version, self.calls = 0, 0
+        self.version, self.by = 0, ""
+        self.looked: set[str] = set()
 
     def lend(self, owner: BatchCopies) -> dict[int, Any]:
         """See the base; a new tensor object every time, so that no flag, gradient or shape stays from call to call."""
         assert isinstance(owner, TorchBatchCopies)
         if self.work is not None and self._written(self.work):
             owner.changing = True
-        self.calls += 1
+        self.by = owner.by
         work = self.work
         if work is None or owner.changing:
             work = self.source.clone() if self.dense else self._bytes()
@@ -56,10 +57,16 @@ class Tensors(Piece):
         return work
 
     def _written(self, work: torch.Tensor) -> bool:
-        """Whether calls have written into it. NumPy and ``.data`` write without being counted: the first is looked at."""
+        """Whether the last call has written into it.
+
+        NumPy and ``.data`` write without being counted: the first call of each of the user's functions is looked at.
+        """
         if work._version != self.version:
             return True
-        return self.calls == 1 and differ(work if self.dense else work[: len(self.source)], self.source)
+        if self.by in self.looked:
+            return False
+        self.looked.add(self.by)
+        return differ(work if self.dense else work[: len(self.source)], self.source)
 
     def _like(self, tensor: torch.Tensor, work: torch.Tensor) -> torch.Tensor:
         # Detached: it counts versions with its memory, and is nobody's view where autograd is concerned.
@@ -76,9 +83,11 @@ class TorchBatchCopies(BatchCopies):
     """
 
     changing = False
+    by = ""
 
-    def of(self, batch: Any) -> Any:
-        """The batch for one call."""
+    def of(self, batch: Any, by: str = "loss") -> Any:
+        """The batch for one call of one of the user's functions, which ``by`` names."""
+        self.by = by
         with unseen():
             return super().of(batch)
 

@@ -136,11 +136,11 @@ class TorchHealth(TorchTraining):
         """The user's own outputs and labels, where they were declared."""
         if self.scenario.outputs is None:
             if self.scenario.labels is not None:
-                outputs.add_labels(self.scenario.labels(self.handed.of(batch)))
+                outputs.add_labels(self.scenario.labels(self.handed.of(batch, "labels")))
             return
         with torch.no_grad(), kept_buffers(session.model):
-            made = first_tensor(self.scenario.outputs(session.model, self.handed.of(batch)))
-        labels = self.scenario.labels(self.handed.of(batch)) if self.scenario.labels is not None else None
+            made = first_tensor(self.scenario.outputs(session.model, self.handed.of(batch, "outputs")))
+        labels = self.scenario.labels(self.handed.of(batch, "labels")) if self.scenario.labels is not None else None
         if made is not None:
             outputs.add_declared(made, labels)
 

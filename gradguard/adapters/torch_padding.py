@@ -30,7 +30,7 @@ def padding_of(problem: TorchTraining, *, seed: int) -> PaddingFacts:
     declared = problem.scenario.padding
     found: tuple[int, Any, Any] = (0, None, None)
     for batch in problem.batches:
-        mask = _declared(declared, problem.handed.of(batch)) if declared is not None else _visible(batch)
+        mask = _declared(declared, problem.handed.of(batch, "padding")) if declared is not None else _visible(batch)
         padded = int(mask.sum()) if mask is not None else 0
         if mask is not None and found[0] < padded < mask.numel():
             found = (padded, batch, mask)
@@ -99,7 +99,7 @@ def _facts(problem: TorchTraining, padded: PaddedBatch, seed: int, declared: boo
         batch = padded.replaced({p: t.clone() for p, t in leaves.items()})
         with kept_buffers(session.model):
             torch.manual_seed(seed)
-            output = first_tensor(problem.scenario.outputs(session.model, problem.handed.of(batch)))
+            output = first_tensor(problem.scenario.outputs(session.model, problem.handed.of(batch, "outputs")))
             if output is not None and output.requires_grad:
                 weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(seed)).to(output)
                 if padded.fits(output):

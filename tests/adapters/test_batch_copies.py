@@ -408,6 +408,16 @@ def test_a_write_in_a_later_call_is_seen_too() -> None:
             x.neg_()
 
 
+def test_the_first_call_of_another_function_is_looked_at_too() -> None:
+    given = torch.randn(LARGE)
+    copies = TorchBatchCopies([given])
+    for by in ("loss", "loss", "outputs", "loss", "outputs", "loss"):
+        x = copies.of(given, by)
+        assert torch.equal(x, given)
+        if by == "outputs":
+            x.data.neg_()
+
+
 def test_the_graph_of_one_call_outlives_the_next() -> None:
     weight = torch.randn(LARGE, requires_grad=True)
     given = torch.randn(LARGE)
