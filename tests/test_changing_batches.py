@@ -357,6 +357,13 @@ def test_a_large_tensor_that_nobody_changes_is_copied_once() -> None:
     assert len(set(seen)) <= 1
 
 
+def test_a_batch_of_inference_mode_is_refused_as_in_the_users_own_loop() -> None:
+    with torch.inference_mode():
+        batches = [[torch.ones(4, 4), torch.ones(4, 1)]]
+    with pytest.raises(gg.UsageError, match="Inference tensors cannot be saved for backward"):
+        gg.check_training(net(), batches, loss=lambda model, batch: squares(model, *batch), steps=8)
+
+
 def test_a_constant_of_a_function_is_the_same_in_every_call() -> None:
     scale, names = torch.full((3,), 2.0), ["a"]
     array = np.ones(3)

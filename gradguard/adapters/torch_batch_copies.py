@@ -107,7 +107,7 @@ class TorchBatchCopies(BatchCopies):
         """Dense tensors without a graph, too."""
         if type(value) is not torch.Tensor:
             return super().is_array(value)
-        plain = value.layout == torch.strided and value.grad_fn is None
+        plain = value.layout == torch.strided and value.grad_fn is None and not value.is_inference()
         if not plain or value.is_quantized or value.is_nested or value.device.type not in ("cpu", "cuda") or not value.numel():
             return False
         return not (value.is_conj() or value.is_neg() or getattr(value, "__dict__", None))
@@ -118,12 +118,12 @@ class TorchBatchCopies(BatchCopies):
         return isinstance(value, kinds) or super().is_whole(value)
 
     def whole(self, value: Any) -> Any:
-        """Tensors of other kinds are copied for every call, with their graph."""
+        """Tensors of other kinds are copied for every call, with their graph or as ones of inference mode."""
         if not isinstance(value, torch.Tensor):
             return super().whole(value)
         if value.is_meta or isinstance(value, torch.nn.Parameter):
             return value
-        with torch.set_grad_enabled(value.grad_fn is not None):
+        with torch.inference_mode(value.is_inference()), torch.set_grad_enabled(value.grad_fn is not None):
             made = value.clone()
         if type(made) is not type(value):
             made = made.as_subclass(type(value))
