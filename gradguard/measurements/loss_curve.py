@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CurveShape", "shape_of"]
+__all__ = ["CurveShape", "fall_of", "running_median", "shape_of", "width_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,8 @@ class CurveShape:
     single steps about the running median, from median deviations. ``drop`` is by how much the last third after the peak
     lies below the third before it (0 where that is within the noise). ``nonfinite`` are the steps whose loss is not finite,
     ``finite_after`` the number of finite steps after the last of them. ``rate_rose``: the rate after the floor exceeds that
-    at it, by this factor; ``rate_new``: and the largest until then.
+    at it, by this factor; ``rate_new``: and the largest until then. ``ahead`` is how much further the end falls if it goes on
+    slowing down as it did over the last half since the peak (infinite where it does not slow down beyond the noise).
     """
 
     steps: int
@@ -32,6 +33,7 @@ class CurveShape:
     end: float = math.nan
     noise: float = 0.0
     drop: float = 0.0
+    ahead: float = math.inf
     nonfinite: tuple[int, ...] = ()
     finite_after: int = 0
     rate_rose: float = 1.0
@@ -45,25 +47,55 @@ def shape_of(losses: Sequence[float], rates: Sequence[float] = ()) -> CurveShape
     kept = values[np.isfinite(values)]
     if len(kept) < 5:
         return CurveShape(steps=len(values), nonfinite=tuple(map(int, bad)), finite_after=_after(values, bad))
-    width = max(5, len(kept) // 20) | 1
+    width = width_of(len(kept))
     smooth = running_median(kept, width)
-    steps = np.diff(kept)
-    spread = 1.4826 * max(
-        float(np.median(np.abs(kept - smooth))), float(np.median(np.abs(steps - np.median(steps)))) / 2.0**0.5
-    )
     floor = int(np.argmin(smooth))
     peak = floor + int(np.argmax(smooth[floor:]))
-    third = max(width, (len(kept) - peak) // 3)
-    late, before = kept[-third:], kept[-2 * third : -third]
-    error = 2.5 * spread / third**0.5
-    drop = float(np.median(before) - np.median(late)) if len(before) else 0.0
+    until, late = kept[: floor + 1], kept[-max(width, (len(kept) - peak) // 3) :]
+    spread = _noise(kept, smooth)
+    if len(until) >= 2 * width and np.quantile(late, 0.05) > np.max(until):  # what was lost is no noise, however wild it is
+        spread = min(spread, _noise(until, smooth[: floor + 1]))
+    drop, ahead = fall_of(kept, peak, spread)
     return CurveShape(
         steps=len(values), first=float(np.median(kept[:width])), floor=float(smooth[floor]), floor_step=floor,
-        peak=float(smooth[peak]), peak_step=peak, end=float(np.median(kept[-width:])), noise=spread,
-        drop=drop if drop > error else 0.0,
+        peak=float(smooth[peak]), peak_step=peak, end=float(np.median(kept[-width:])), noise=spread, drop=drop, ahead=ahead,
         nonfinite=tuple(map(int, bad)), finite_after=_after(values, bad),
         rate_rose=_rose(rates, floor, floor), rate_new=_rose(rates, 0, floor),
     )
+
+
+def width_of(steps: int) -> int:
+    """The width of the medians over a run: a twentieth of it, at least 5, odd."""
+    return max(5, steps // 20) | 1
+
+
+def fall_of(values: NDArray[np.float64], peak: int, noise: float) -> tuple[float, float]:
+    """``drop`` and ``ahead`` of a curve (T,) since its peak; see :class:`CurveShape`.
+
+    The fall from one sixth to the next shrinks by a factor q per sixth where the curve nears a limit; what it still falls at
+    most at that pace is the last fall / ln(1 / q), the sum of an exponential. (Of a power law it is a third to a half.)
+    """
+    since, width = len(values) - peak, width_of(len(values))
+    third, sixth = max(width, since // 3), max(width, since // 6)
+    late, before = values[-third:], values[-2 * third : -third]
+    drop = float(np.median(before) - np.median(late)) if len(before) else 0.0
+    if not drop > 2.5 * noise / third**0.5:
+        return 0.0, 0.0
+    blocks = [values[-3 * sixth : -2 * sixth], values[-2 * sixth : -sixth], values[-sixth:]]
+    if not len(blocks[0]) or since < 3 * sixth:
+        return drop, math.inf
+    one, two, three = (float(np.median(block)) for block in blocks)
+    earlier, later = one - two, two - three + 1.8 * noise / sixth**0.5  # a standard error of two medians
+    if later >= earlier:
+        return drop, math.inf
+    return drop, later / math.log(earlier / later) if later > 0 else 0.0
+
+
+def _noise(values: NDArray[np.float64], smooth: NDArray[np.float64]) -> float:
+    """The standard deviation of single steps (T,) about their running median, and of their differences."""
+    steps = np.diff(values)
+    about = float(np.median(np.abs(values - smooth)))
+    return 1.4826 * max(about, float(np.median(np.abs(steps - np.median(steps))) / np.sqrt(2.0)))
 
 
 def running_median(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:

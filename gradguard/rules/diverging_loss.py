@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gradguard.errors import UsageError
 from gradguard.finding import Finding, Outcome
 from gradguard.measurements.base import Evidence, the
-from gradguard.measurements.loss_curve import CurveShape, shape_of
+from gradguard.measurements.loss_curve import CurveShape, fall_of, running_median, shape_of, width_of
 from gradguard.measurements.training_run import TrainingRun
 from gradguard.rules.base import Rule
 
 __all__ = ["DivergingLoss"]
 
-LEAP, BEFORE = 100.0, 3
-"""A loss that each later step exceeds by the first factor was left for good, where at most so many steps had it."""
+Losses = NDArray[np.float64]
+
+LEAP = 100.0
+"""A loss that each later step exceeds by this factor was left for good."""
 ROSE = 1.5
 """A rate that is larger by this factor was raised."""
 RECOVERING = 0.1
-"""A loss that falls by this part of what it has lost, from one third to the next, is coming back."""
+"""A loss that falls by this part of what it has lost, from one third to the next, is coming back,"""
+AHEAD = 3.0
+"""where it gets there if it falls this many times as far as an exponential would that slows down like it (a power law does)."""
+EARLY = 20
+"""First steps, each of whose gradients a watched loop knows."""
+THROWN = 1.0
+"""Weights that are further from their start than they were long, in the median block, are other weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +41,16 @@ class DivergingLoss(Rule):
     What it does:
         Reads the loss of every step of a watched loop (``watch.record(loss=...)``), or of the training copy. Not finite is
         an error unless the loop goes on with finite losses. Smoothed, the end may not lie above the start by half of the
-        descent, a twentieth of the loss and three times the noise; nor may every loss after the first one to three be more
-        than a hundred times as high, unless it is falling again; nor may it stay above the floor by half of the descent
-        after a spike, unless it is falling again or the rate was raised (a restart; above all rates before, it may not lose
-        the whole descent).
+        descent, a twentieth of the loss and three times the noise; nor may it stay above the floor by half of the descent
+        after a spike, unless the rate was raised (a restart; above all rates before, it may not lose the whole descent).
+
+        Of the first twenty steps none may raise the loss for good. The start is then the highest loss before that step, and
+        the step must be able to explain the rise (its length times the gradient; an easy first batch raises the loss, too),
+        or every later loss be a hundred times as high. Nor may it come back only to where it began with weights that are
+        further from their start than they were long: that is the guess. While it still falls, that is a warning.
+
+        What falls again is no error: by a tenth of what is lost from one third since the peak to the next, and not as if it
+        came to rest above what it has to make up for.
 
     Why is this bad:
         What was learnt is lost, and the run goes on.
@@ -54,7 +68,8 @@ class DivergingLoss(Rule):
         patience: a spike must have lasted this many steps.
 
     References:
-        Cohen et al. 2021 (edge of stability: short-term rises are normal); Loshchilov & Hutter 2017, SGDR.
+        Cohen et al. 2021 (edge of stability: short-term rises are normal); Lewkowycz et al. 2020 (catapults: a first rise
+        that comes down again); Loshchilov & Hutter 2017, SGDR.
     """
 
     code: ClassVar[str] = "GG402"
@@ -79,7 +94,7 @@ class DivergingLoss(Rule):
         shape = shape_of(losses, rates if len(rates) == len(losses) else ())
         findings = self._nonfinite(shape)
         if not findings and run.objective == "supervised" and shape.steps >= self.patience:
-            findings = [*self._leapt(losses, shape), *self._above_start(shape), *self._after_spike(shape)][:1]
+            findings = [*self._leapt(run, shape), *self._above_start(shape), *self._after_spike(shape)][:1]
         return self.outcome(findings, margin=self._margin(shape))
 
     def _margin(self, shape: CurveShape) -> float | None:
@@ -104,28 +119,59 @@ class DivergingLoss(Rule):
             )
         ]
 
-    def _leapt(self, losses: Sequence[float], shape: CurveShape) -> list[Finding]:
-        """The first steps threw the loss up at once: medians over several steps do not see where it began."""
-        kept = [loss for loss in losses if math.isfinite(loss)]
-        for steps in range(1, min(BEFORE, len(kept) - self.patience) + 1):
-            began, rest = max(kept[:steps]), kept[steps:]
-            lowest, third = min(rest), len(rest) // 3
-            falling = float(np.median(rest[third : 2 * third]) - np.median(rest[-third:])) > RECOVERING * (shape.end - began)
-            if min(kept[:steps]) > 0 and lowest > LEAP * began and not falling:
-                return [
-                    self.finding(
-                        f"the loss leapt from {began:.4g} at step {steps - 1} to {rest[0]:.4g}, and ends at {shape.end:.4g}",
-                        step=steps, observed=shape.end, limit=LEAP * began, total=shape.steps,
-                        evidence=f"the lowest loss since is {lowest:.4g}",
-                        likely="a rate that is far too high, or a gradient that was scaled and never unscaled",
-                        hint="unscale the gradient before the step; check_learning_rate says which rate holds",
-                    )
-                ]
+    def _leapt(self, run: TrainingRun, shape: CurveShape) -> list[Finding]:
+        """One of the first steps threw the loss up: the median of the first losses is not where it began."""
+        losses = np.asarray(run.trace.losses)
+        for steps in range(1, min(EARLY, len(losses) - self.patience) + 1):
+            before, rest = losses[:steps], losses[steps:]
+            found = self._stays_up(run, shape, before, rest) or self._in_vain(run, shape, before, rest)
+            if found:
+                return found
         return []
+
+    def _stays_up(self, run: TrainingRun, shape: CurveShape, before: Losses, rest: Losses) -> list[Finding]:
+        """The loss never came back, and is not about to."""
+        began, low = float(np.max(before)), float(np.min(running_median(rest, width_of(shape.steps))))
+        limit = began + self.level * abs(began) + 3.0 * shape.noise
+        high = bool(np.min(before) > 0 and np.min(rest) > LEAP * began)
+        if not (high or (low > limit and _caused(run, len(before), low - began))):
+            return []
+        if self._coming_back(*fall_of(rest, 0, 0.0 if high else shape.noise), shape.end - began):
+            return []
+        return [self._leap(shape, before, rest, limit, "")]
+
+    def _in_vain(self, run: TrainingRun, shape: CurveShape, before: Losses, rest: Losses) -> list[Finding]:
+        """The loss came back at best to where it began, with other weights: it is back at guessing."""
+        began, smooth = float(np.max(before)), running_median(rest, width_of(shape.steps))
+        least, top = self.level * abs(began), float(np.max(smooth))
+        limit = began - min(least + 2.0 * shape.noise, self.descent * abs(began))  # two standard errors, or half of it
+        if not (np.min(smooth) > limit and top > began + least + 3.0 * shape.noise):
+            return []
+        if not (_thrown(run) and _caused(run, len(before), top - began)):
+            return []
+        drop, ahead = fall_of(rest, 0, shape.noise)
+        falls = drop > RECOVERING * abs(began) and AHEAD * ahead >= shape.end - limit
+        return [self._leap(shape, before, rest, limit, "falls still" if falls else "gains nothing")]
+
+    def _leap(self, shape: CurveShape, before: Losses, rest: Losses, limit: float, since: str) -> Finding:
+        evidence = f"the lowest loss since is {np.min(rest):.4g}"
+        return self.finding(
+            f"the loss leapt from {np.max(before):.4g} at step {len(before) - 1} to "
+            f"{np.max(rest[: width_of(shape.steps)]):.4g}, and ends at {shape.end:.4g}",
+            severity="warning" if since == "falls still" else "error",
+            step=len(before), observed=shape.end, limit=limit, total=shape.steps,
+            evidence=f"{evidence}; it {since}, and the weights are other ones" if since else evidence,
+            likely="a rate that is far too high, or a gradient that was scaled and never unscaled",
+            hint="unscale the gradient before the step; check_learning_rate says which rate holds",
+        )
+
+    def _coming_back(self, drop: float, ahead: float, lost: float) -> bool:
+        """It falls by a part of what is lost, and does not come to rest before that is made up for."""
+        return drop > RECOVERING * lost and AHEAD * ahead >= lost
 
     def _above_start(self, shape: CurveShape) -> list[Finding]:
         risen = shape.end - shape.first
-        if not risen > self._allowed(shape) or shape.drop > RECOVERING * risen:
+        if not risen > self._allowed(shape) or self._coming_back(shape.drop, shape.ahead, risen):
             return []
         return [
             self.finding(
@@ -141,8 +187,11 @@ class DivergingLoss(Rule):
         lost = shape.end - shape.floor
         allowed = self.descent * (shape.first - shape.floor) + 3.0 * shape.noise
         lasted = shape.steps - shape.floor_step
+        beyond = lost - self.descent * (shape.first - shape.floor)
         learnt = shape.first - shape.floor > self.level * abs(shape.first) + 3.0 * shape.noise
-        if not (learnt and lost > allowed) or lasted < self.patience or shape.drop > RECOVERING * lost:
+        if not (learnt and lost > allowed) or lasted < self.patience:
+            return []
+        if shape.drop > RECOVERING * lost and AHEAD * shape.ahead >= beyond:
             return []
         all_lost = shape.rate_new > ROSE and lost > shape.first - shape.floor - 3.0 * shape.noise
         if shape.rate_rose > ROSE and not all_lost:
@@ -160,3 +209,31 @@ class DivergingLoss(Rule):
                 hint="clip the gradient, lower the rate, look at the batch of that step",
             )
         ]
+
+
+def _caused(run: TrainingRun, steps: int, risen: float) -> bool:
+    """Whether the step before can have raised the loss by so much, or only another batch has.
+
+    By the mean value theorem a loss rises along a step by at most its length times the largest gradient on the way, which is
+    taken as the larger one of both ends. The length is that of the first step that was measured, times the ratio of rates,
+    and of gradients where that is larger (updates of adaptive optimizers are not proportional to it).
+    """
+    trace = run.trace
+    with np.errstate(over="ignore"):
+        lengths = np.sqrt(np.nansum(trace.update**2, axis=1))
+    at = next((i for i, u in enumerate(lengths) if u > 0 and trace.steps[i].lr and trace.steps[i].lr[0] > 0), None)
+    gone, after = trace.steps[steps - 1], trace.steps[steps]
+    if at is None or not gone.lr:
+        return False
+    first = trace.steps[at]
+    norms = np.array([first.grad_norm, gone.grad_norm, after.grad_norm])
+    if np.isnan(norms).any() or not norms[0] > 0:
+        return False
+    length = lengths[at] * gone.lr[0] / first.lr[0] * max(1.0, norms[1] / norms[0])
+    return bool(length * max(norms[1], norms[2]) >= risen)
+
+
+def _thrown(run: TrainingRun) -> bool:
+    """The weights that the loop began with are gone."""
+    far = run.trace.movement
+    return far is not None and bool(np.isfinite(far).any()) and float(np.nanmedian(far)) > THROWN
