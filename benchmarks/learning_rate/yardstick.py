@@ -1,7 +1,8 @@
 """Where a plain loop's training breaks down: the limit that gradguard's is compared with, of 5 seeds and of up to 25.
 
 No code is shared with gradguard. Rates are tried by decades and then bisected to a factor of 1.33. A rate fails where most
-seeds have not covered a share of the way from the loss at the start to the best end of any lower rate. A seed is that of the
+seeds have not covered a share of the way from the loss at the start to the best end of any lower rate, or are in the mean of
+their last 30 steps no better than at the start (a median does not see the batches that explode). A seed is that of the
 initialisation and of the order of batches; or, for a model that is given, of the order alone: a run is then started again from
 the model's own state. Five seeds decide by 3 to 2 where half of all fail; then the limit is a coin's toss. So there is a
 second limit, for which seeds are added where the five disagree, until one side leads by 5 or 25 are done. A lead of 5 is
@@ -29,7 +30,8 @@ PACE, FAR = 10 ** (1 / 8), 8
 
 
 def end_of_run(net: Net, optimizer: str, lr: float, seed: int, order: int | None = None) -> tuple[float, float]:
-    """The mean loss at the start of a plain loop, and at its end: lower by the median of the last 30 steps' gains.
+    """The mean loss at the start of a plain loop, and at its end: lower by the median of the last 30 steps' gains; infinite
+    where their mean is below 0.
 
     ``seed`` is that of the initialisation and, without an ``order`` of its own, of the batches.
 
@@ -53,7 +55,7 @@ def end_of_run(net: Net, optimizer: str, lr: float, seed: int, order: int | None
         loss.backward()
         stepper.step()
         gains.append(first[int(index)] - float(loss.detach()))
-    return start, start - float(np.median(gains[-30:]))
+    return start, start - float(np.median(gains[-30:])) if np.mean(gains[-30:]) >= 0 else math.inf
 
 
 class Yardstick:

@@ -81,7 +81,7 @@ class Overfit(Measurement):
 
 
 def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tuple[str, ...]) -> Measurement:
-    """At most five runs on the first batch: at the rate as set, at others that were seen to hold, and at a tenth.
+    """At most six runs on the first batch: at the rate as set, at others that were seen to hold, at a tenth and a third.
 
     None where the short runs over all batches show that something is learnt.
     """
@@ -102,7 +102,7 @@ def measure(problem: Problem, settings: Settings, evidence: Evidence, about: tup
         return Overfit(runs=(), learnt=f"lr {best.lr:.3g} gains {best.gain:.3g} of {level:.3g} on all batches")
     low = best.factor if best is not None else _below(evidence, min(run.factor for run in observed.runs))
     runs: list[OneBatch] = []
-    for factor in dict.fromkeys((1.0, *([low] if low is not None else []), *_higher(observed), 0.1)):
+    for factor in dict.fromkeys((1.0, *([low] if low is not None else []), *_higher(observed), 0.1, 0.1**0.5)):
         runs.append(_one(problem, factor, observed, settings))
         if runs[-1].before - runs[-1].after > 0.5 * abs(runs[-1].before):
             break

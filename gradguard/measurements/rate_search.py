@@ -105,7 +105,7 @@ class RateSearch:
     def _decades(self) -> None:
         factor = 1.0
         if self._holds(self.short[1.0]) and self._holds(self.short[0.1]):
-            while self._farther(factor) and self._holds(self.short[factor]):
+            while self._farther(factor) and self._holds(self.short[factor]) and not self._fading():
                 factor *= 100.0 if self.short[factor].movement < STILL else 10.0
                 self._short(factor)
             return
@@ -115,6 +115,12 @@ class RateSearch:
             factor /= 10.0
             self._short(factor)
 
+    def _fading(self) -> bool:
+        """The highest rate gains less than half of one two decades below: how far up rates last, longer runs must say."""
+        best = max(self.short.values(), key=lambda run: run.gain)
+        highest = [self.short[factor] for factor in sorted(self.short)[-2:]]
+        return self._learns(best, LEARNT) and best not in highest and highest[-1].gain < HALF * best.gain
+
     def _farther(self, factor: float) -> bool:
         return len(self.short) < RUNS - FOR_LONGER and factor < FARTHEST
 
@@ -123,14 +129,20 @@ class RateSearch:
         held, high = self.low, self.high
         if high == math.inf:  # no short run diverges: does the largest rate last?
             lasts = self._long(held)
+            while lasts is not None and self._holds(lasts) and self._fading() and held < FARTHEST:
+                held *= 10.0
+                lasts = self._long(held)
             if lasts is None or self._holds(lasts):
+                self._bracket()
                 return
-            held = max(self.short.values(), key=lambda run: run.gain).factor
+            held = max((run for run in self.runs if self._holds(run)), key=lambda run: run.gain).factor
         if not any(self._learns(run, HALF) for run in self.short.values() if run.factor <= held):
             # only a longer run shows what there is to gain where training starts slowly, and a lower rate where on a plateau
             first = self._long(held)
             if first is not None and not self._learns(first, HALF):
-                self._long(held / 10.0)
+                lower = self._long(held / 10.0)
+                if lower is not None and not self._learns(lower) and first.gain - first.error < lower.gain:
+                    self._long(held / 10.0**0.5)  # a plateau may be left at rates of less than a decade alone
         ceiling = high if high < math.inf and self.short[high].stopped else math.inf
         while self._more():
             self._long(self._likely(held, ceiling))

@@ -31,7 +31,7 @@ class CannotOverfit(Rule):
 
     What it does:
         Where the short runs have learnt nothing worth mentioning, trains copies on one batch alone, at the rate as set, at
-        the best rate seen, at larger ones that hold and at a tenth, and asks whether the best is better than the best
+        the best rate seen, at larger ones that hold, at a tenth and a third, and asks whether the best is better than the best
         constant guess for that batch (cross-entropy against the labels' entropy, squared error against their variance);
         where that is not known, whether the loss falls at all and the output differs between samples. A run that is still
         falling at its end proves nothing, and passes.
