@@ -141,7 +141,7 @@ class RateSearch:
             first = self._long(held)
             if first is not None and not self._learns(first, HALF):
                 lower = self._long(held / 10.0)
-                if lower is not None and not self._learns(lower) and first.gain - first.error < lower.gain:
+                if lower is not None and not self._learns(lower) and first.gain - first.error <= lower.gain:
                     self._long(held / 10.0**0.5)  # a plateau may be left at rates of less than a decade alone
         ceiling = high if high < math.inf and self.short[high].stopped else math.inf
         while self._more():

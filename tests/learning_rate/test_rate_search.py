@@ -141,6 +141,36 @@ def test_what_a_lower_rate_gains_is_not_looked_for_where_the_rate_gains_most_the
     assert min(factor for factor, _ in problem.asked) == pytest.approx(0.1)
 
 
+@pytest.mark.parametrize("limit", [0.4, 1.5, 4.0])
+def test_where_short_runs_fade_longer_ones_say_how_far_rates_last(limit: float) -> None:
+    def path(factor: float, step: int) -> float:
+        if factor <= limit:
+            return math.exp(-0.3 * factor * step)
+        return 0.85 if step < STEPS else 1.0 + 0.5 * step  # gains a little for as long as a short run takes
+
+    found, problem = search(path)
+    assert found.low <= limit < found.high
+    assert found.high / found.low <= 3.0
+    assert max(factor for factor, _ in problem.asked) <= 1000.0
+
+
+def test_where_short_runs_fade_and_longer_ones_hold_there_is_no_limit() -> None:
+    found, problem = search(lambda factor, step: math.exp(-0.3 * factor * step) if factor <= 1.5 else 0.85 if step < STEPS else 0.1)
+    assert found.limit == math.inf
+    assert found.low == max(factor for factor, _ in problem.asked) >= 100.0
+
+
+def test_a_plateau_that_rates_of_less_than_a_decade_leave() -> None:
+    def path(factor: float, step: int) -> float:
+        if factor > 0.5:
+            return 1.0 + 0.5 * step
+        return math.exp(-step / 30) if 0.02 < factor < 0.06 and step > STEPS else 1.0
+
+    found, problem = search(path, moved=1.0)
+    assert (pytest.approx(0.1 / 10**0.5), LONGER * STEPS) in problem.asked
+    assert found.limit < 0.2
+
+
 @pytest.mark.parametrize(("prior", "lowest"), [(math.nan, 0.1), (4.0, 0.1), (2.3, 1e-4)])
 def test_coming_down_to_the_guess_is_no_measure_of_what_there_is_to_gain(
     monkeypatch: pytest.MonkeyPatch, prior: float, lowest: float
