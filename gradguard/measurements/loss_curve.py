@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CurveShape", "fall_of", "running_median", "shape_of", "width_of"]
+__all__ = ["CurveShape", "fall_of", "noise_of", "running_median", "shape_of", "width_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +51,9 @@ def shape_of(losses: Sequence[float], rates: Sequence[float] = ()) -> CurveShape
     smooth = running_median(kept, width)
     floor = int(np.argmin(smooth))
     peak = floor + int(np.argmax(smooth[floor:]))
-    until, late = kept[: floor + 1], kept[-max(width, (len(kept) - peak) // 3) :]
-    spread = _noise(kept, smooth)
-    if len(until) >= 2 * width and np.quantile(late, 0.05) > np.max(until):  # what was lost is no noise, however wild it is
-        spread = min(spread, _noise(until, smooth[: floor + 1]))
+    spread = noise_of(kept)
+    if np.quantile(kept[-(len(kept) // 3) :], 0.25) > np.max(kept[:width]):  # how wild it is by then does not make it noise
+        spread = min(spread, noise_of(kept[: max(2 * width, floor + 1)]))
     drop, ahead = fall_of(kept, peak, spread)
     return CurveShape(
         steps=len(values), first=float(np.median(kept[:width])), floor=float(smooth[floor]), floor_step=floor,
@@ -91,10 +90,10 @@ def fall_of(values: NDArray[np.float64], peak: int, noise: float) -> tuple[float
     return drop, later / math.log(earlier / later) if later > 0 else 0.0
 
 
-def _noise(values: NDArray[np.float64], smooth: NDArray[np.float64]) -> float:
-    """The standard deviation of single steps (T,) about their running median, and of their differences."""
+def noise_of(values: NDArray[np.float64]) -> float:
+    """The standard deviation of single steps of a curve (T,) about its running median, and of their differences."""
     steps = np.diff(values)
-    about = float(np.median(np.abs(values - smooth)))
+    about = float(np.median(np.abs(values - running_median(values, width_of(len(values))))))
     return 1.4826 * max(about, float(np.median(np.abs(steps - np.median(steps))) / np.sqrt(2.0)))
 
 

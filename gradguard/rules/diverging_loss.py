@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gradguard.errors import UsageError
 from gradguard.finding import Finding, Outcome
 from gradguard.measurements.base import Evidence, the
-from gradguard.measurements.loss_curve import CurveShape, fall_of, running_median, shape_of, width_of
+from gradguard.measurements.loss_curve import CurveShape, fall_of, noise_of, running_median, shape_of, width_of
 from gradguard.measurements.training_run import TrainingRun
 from gradguard.rules.base import Rule
 
@@ -30,6 +30,8 @@ AHEAD = 3.0
 """where it gets there if it falls this many times as far as an exponential would that slows down like it (a power law does)."""
 EARLY = 20
 """First steps, each of whose gradients a watched loop knows."""
+LASTING = 5
+"""Times the patience that a loss must have gained nothing: some optimizers' first steps are large in a run that holds."""
 THROWN = 1.0
 """Weights that are further from their start than they were long, in the median block, are other weights."""
 
@@ -46,8 +48,9 @@ class DivergingLoss(Rule):
 
         Of the first twenty steps none may raise the loss for good. The start is then the highest loss before that step, and
         the step must be able to explain the rise (its length times the gradient; an easy first batch raises the loss, too),
-        or every later loss be a hundred times as high. Nor may it come back only to where it began with weights that are
-        further from their start than they were long: that is the guess. While it still falls, that is a warning.
+        or every later loss be a hundred times as high. Where the weights are further from their start than they were long,
+        the loss may not be back at best where it began either: that is the guess. In less than five times the patience, or
+        while it falls from above its start, that is a warning.
 
         What falls again is no error: by a tenth of what is lost from one third since the peak to the next, and not as if it
         came to rest above what it has to make up for.
@@ -124,7 +127,10 @@ class DivergingLoss(Rule):
         losses = np.asarray(run.trace.losses)
         for steps in range(1, min(EARLY, len(losses) - self.patience) + 1):
             before, rest = losses[:steps], losses[steps:]
-            found = self._stays_up(run, shape, before, rest) or self._in_vain(run, shape, before, rest)
+            began = float(np.max(before))
+            if not rest[0] > began + self.level * abs(began):
+                continue  # it was another step
+            found = self._stays_up(run, shape, before, rest) or self._thrown_away(run, shape, before, rest)
             if found:
                 return found
         return []
@@ -138,29 +144,38 @@ class DivergingLoss(Rule):
             return []
         if self._coming_back(*fall_of(rest, 0, 0.0 if high else shape.noise), shape.end - began):
             return []
-        return [self._leap(shape, before, rest, limit, "")]
+        return [self._leap(shape, before, rest, limit)]
 
-    def _in_vain(self, run: TrainingRun, shape: CurveShape, before: Losses, rest: Losses) -> list[Finding]:
-        """The loss came back at best to where it began, with other weights: it is back at guessing."""
+    def _thrown_away(self, run: TrainingRun, shape: CurveShape, before: Losses, rest: Losses) -> list[Finding]:
+        """The leap is beyond the noise, the weights are other ones, and the loss is back at guessing or has not come so far."""
         began, smooth = float(np.max(before)), running_median(rest, width_of(shape.steps))
-        least, top = self.level * abs(began), float(np.max(smooth))
-        limit = began - min(least + 2.0 * shape.noise, self.descent * abs(began))  # two standard errors, or half of it
-        if not (np.min(smooth) > limit and top > began + least + 3.0 * shape.noise):
+        least, top, low = self.level * abs(began), float(np.max(smooth)), float(np.min(smooth))
+        if not (top > began + least + 3.0 * shape.noise and _thrown(run) and _caused(run, len(before), top - began)):
             return []
-        if not (_thrown(run) and _caused(run, len(before), top - began)):
+        half = rest[-(len(rest) // 2) :]
+        noise, size = noise_of(half), abs(float(np.median(half)))
+        gain = least + 2.0 * noise  # two standard errors of a single loss, such as the first
+        hidden = gain > self.descent / 2 * abs(began)  # so much noise would hide what is learnt
+        above = low - noise * abs(low) / max(size, noise) > began + least  # a noise that is in proportion to the loss
+        if not (above or (low > began - gain and not hidden)):
             return []
-        drop, ahead = fall_of(rest, 0, shape.noise)
-        falls = drop > RECOVERING * abs(began) and AHEAD * ahead >= shape.end - limit
-        return [self._leap(shape, before, rest, limit, "falls still" if falls else "gains nothing")]
+        drop, ahead = fall_of(rest, 0, 0.0)
+        falls = drop > RECOVERING * max(abs(began), shape.end - began) and AHEAD * ahead >= shape.end - began + least
+        if falls and low < began + least:
+            return []
+        sure = not falls and len(rest) >= LASTING * self.patience
+        since = f"it {'falls still' if falls else 'gains nothing'}, and the weights are other ones"
+        return [self._leap(shape, before, rest, began - least, since, sure=sure)]
 
-    def _leap(self, shape: CurveShape, before: Losses, rest: Losses, limit: float, since: str) -> Finding:
-        evidence = f"the lowest loss since is {np.min(rest):.4g}"
+    def _leap(
+        self, shape: CurveShape, before: Losses, rest: Losses, limit: float, since: str = "", *, sure: bool = True
+    ) -> Finding:
         return self.finding(
             f"the loss leapt from {np.max(before):.4g} at step {len(before) - 1} to "
             f"{np.max(rest[: width_of(shape.steps)]):.4g}, and ends at {shape.end:.4g}",
-            severity="warning" if since == "falls still" else "error",
+            severity="error" if sure else "warning",
             step=len(before), observed=shape.end, limit=limit, total=shape.steps,
-            evidence=f"{evidence}; it {since}, and the weights are other ones" if since else evidence,
+            evidence=f"the lowest loss since is {np.min(rest):.4g}" + (f"; {since}" if since else ""),
             likely="a rate that is far too high, or a gradient that was scaled and never unscaled",
             hint="unscale the gradient before the step; check_learning_rate says which rate holds",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,16 @@ NOISE = np.random.default_rng(0).standard_normal(T)
 FALL = 0.3 + 2.0 * np.exp(-TIME / 40)
 
 
-def judge(losses: Any, rates: Any = None, objective: Any = "supervised") -> Any:
+def judge(losses: Any, rates: Any = None, objective: Any = "supervised", *, length: float = math.nan, moved: float = 0.1) -> Any:
+    """``length`` of the first step where it was measured, with gradients of norm 1; ``moved``: relative to the start."""
     rates = np.full(T, 0.1) if rates is None else rates
-    steps = tuple(StepFacts(step=i, batch=0, loss=float(x), lr=(float(rates[min(i, T - 1)]),)) for i, x in enumerate(losses))
-    empty = np.zeros((len(steps), 0))
-    trace = Trace(steps=steps, blocks=(), gradient=empty, weight=empty, update=empty)
+    steps = tuple(
+        StepFacts(step=i, batch=0, loss=float(x), lr=(float(rates[min(i, T - 1)]),), grad_norm=1.0) for i, x in enumerate(losses)
+    )
+    empty = np.full((len(steps), 1), math.nan)
+    update = empty.copy()
+    update[0] = length
+    trace = Trace(steps=steps, blocks=("w",), gradient=empty, weight=empty, update=update, movement=np.array([moved]))
     run = TrainingRun(
         trace=trace, parameters=(), optimizer=OptimizerFacts(name="SGD", lrs=(0.1,)), source="watch", objective=objective
     )
@@ -43,6 +49,8 @@ FIRES = {
     "a leap in the first step": np.where(TIME < 1, 2.3, 3000.0 + 600.0 * NOISE),
     "a leap after three steps": np.where(TIME < 3, 2.3, 3000.0 + 600.0 * NOISE),
     "twenty steps": (2.3 * 1.3**TIME)[:20],
+    "back to the start after a descent": FALL + np.where(TIME >= 100, 2.0, 0.0) + spike(100, 15.0, 8.0) + 0.05 * NOISE,
+    "grows wildly": 1.0 + 1.05**TIME * NOISE**2,
 }
 SILENT = {
     "falls": FALL + 0.05 * NOISE,
@@ -55,6 +63,7 @@ SILENT = {
     "converged, then a fresh optimizer": 0.01 + spike(1, 0.2, 20.0) + 0.003 * NOISE,
     "a leap that is falling": np.where(TIME < 1, 2.3, 300.0 + 3000.0 * np.exp(-TIME / 60)),
     "one easy batch first": np.where(TIME < 1, 0.1, 2.3 + 0.3 * NOISE),
+    "a spike that goes down by a power law": FALL + np.where(TIME >= 60, 20.0 / (1.0 + np.abs(TIME - 60) / 3.0), 0.0),
     "slow spike": FALL + spike(80, 3.0, 25.0),
     "skipped step of loss scaling": np.where(TIME == 50, np.nan, FALL),
 }
@@ -94,6 +103,51 @@ def test_a_rate_above_all_before_may_not_lose_the_whole_descent(rate: float, los
     assert outcome.status == status
     if status == "failed":
         assert outcome.findings[0].likely == "the learning rate, which rose to 1e+03 times the largest before"
+
+
+@pytest.mark.parametrize("before", [1, 2, 3, 5, 10, 20])
+def test_a_step_that_explains_the_rise_may_not_raise_the_loss_for_good(before: int) -> None:
+    losses = np.where(TIME < before, 4.0, 17.0) + 0.3 * NOISE
+    outcome = judge(losses, length=20.0)
+    assert outcome.status == "failed"
+    assert f" at step {before - 1} to " in outcome.findings[0].message
+    if before < 5:
+        assert judge(losses, length=5.0).status == "passed"  # too short for the rise: the first batches were easy
+        assert judge(losses).status == "passed"
+
+
+def test_the_length_of_a_step_goes_with_its_rate() -> None:
+    losses = np.where(TIME < 3, 4.0, 17.0) + 0.3 * NOISE
+    rates = np.where(TIME == 2, 4.0, 0.1)
+    assert judge(losses, rates, length=0.5).status == "failed"
+    assert judge(losses, np.where(TIME == 1, 4.0, 0.1), length=0.5).status == "passed"
+
+
+THROWN = {"length": 1000.0, "moved": 5.0}
+LEAPS = spike(1, 300.0, 4.0)
+
+
+def test_a_leap_that_comes_back_to_the_guess_with_other_weights() -> None:
+    outcome = judge(2.3 + LEAPS + 0.05 * NOISE, **THROWN)
+    assert outcome.status == "failed"
+    assert outcome.findings[0].evidence.endswith("it gains nothing, and the weights are other ones")
+    assert judge(2.3 + LEAPS + 0.05 * NOISE, length=1000.0, moved=0.5).status == "passed"  # as of a converged net
+    assert judge((2.3 + LEAPS + 0.05 * NOISE)[:60], **THROWN).findings[0].severity == "warning"
+    assert not judge(2.0 * np.exp(-TIME / 60) + 0.3 + LEAPS + 0.05 * NOISE, **THROWN).findings  # a catapult
+
+
+def test_a_leap_above_the_start_is_a_warning_while_it_falls() -> None:
+    outcome = judge(3.0 + spike(1, 300.0, 60.0) * (TIME > 0) + 0.05 * NOISE - 0.5 * (TIME < 1), **THROWN)
+    assert [f.severity for f in outcome.findings] == ["warning"]
+    assert "falls still" in outcome.findings[0].evidence
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_low_first_loss_of_noisy_batches_is_no_start(seed: int) -> None:
+    losses = np.random.default_rng(seed).chisquare(1, T)  # batches of one
+    losses[0] = 0.04
+    losses[1:4] += 50.0
+    assert judge(losses, **THROWN).status == "passed"
 
 
 @pytest.mark.parametrize("objective", ["adversarial", "reinforcement", "metric"])
