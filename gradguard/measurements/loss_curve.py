@@ -75,15 +75,14 @@ def fall_of(values: NDArray[np.float64], peak: int, noise: float) -> tuple[float
     most at that pace is the last fall / ln(1 / q), the sum of an exponential. (Of a power law it is a third to a half.)
     """
     since, width = len(values) - peak, width_of(len(values))
-    third, sixth = max(width, since // 3), max(width, since // 6)
+    third, sixth = max(width, since // 3), since // 6
     late, before = values[-third:], values[-2 * third : -third]
     drop = float(np.median(before) - np.median(late)) if len(before) else 0.0
     if not drop > 2.5 * noise / third**0.5:
         return 0.0, 0.0
-    blocks = [values[-3 * sixth : -2 * sixth], values[-2 * sixth : -sixth], values[-sixth:]]
-    if not len(blocks[0]) or since < 3 * sixth:
+    if sixth < width:  # too short to see how it slows down
         return drop, math.inf
-    one, two, three = (float(np.median(block)) for block in blocks)
+    one, two, three = (float(np.median(block)) for block in np.split(values[-3 * sixth :], 3))
     earlier, later = one - two, two - three + 1.8 * noise / sixth**0.5  # a standard error of two medians
     if later >= earlier:
         return drop, math.inf

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -97,7 +97,9 @@ class DivergingLoss(Rule):
         shape = shape_of(losses, rates if len(rates) == len(losses) else ())
         findings = self._nonfinite(shape)
         if not findings and run.objective == "supervised" and shape.steps >= self.patience:
-            findings = [*self._leapt(run, shape), *self._above_start(shape), *self._after_spike(shape)][:1]
+            findings = self._leapt(run, shape)
+            shape = replace(shape, first=self._start(run, shape))
+            findings = [*findings, *self._above_start(shape), *self._after_spike(shape)][:1]
         return self.outcome(findings, margin=self._margin(shape))
 
     def _margin(self, shape: CurveShape) -> float | None:
@@ -105,7 +107,7 @@ class DivergingLoss(Rule):
         return max(0.0, shape.end - shape.first) / allowed if math.isfinite(shape.first) and allowed > 0 else None
 
     def _allowed(self, shape: CurveShape) -> float:
-        return self.descent * (shape.first - shape.floor) + self.level * abs(shape.first) + 3.0 * shape.noise
+        return self.descent * max(0.0, shape.first - shape.floor) + self.level * abs(shape.first) + 3.0 * shape.noise
 
     def _nonfinite(self, shape: CurveShape) -> list[Finding]:
         if not shape.nonfinite:
@@ -135,6 +137,17 @@ class DivergingLoss(Rule):
                 return found
         return []
 
+    def _start(self, run: TrainingRun, shape: CurveShape) -> float:
+        """Where the loop began: before a leap by which the median of the first losses is too high."""
+        losses = np.asarray(run.trace.losses)
+        for steps in range(1, min(EARLY, len(losses) - 1) + 1):
+            began = float(np.max(losses[:steps]))
+            least = self.level * abs(began)
+            leapt = losses[steps] > began + least and shape.first > began + least + 3.0 * shape.noise
+            if leapt and _thrown(run) and _caused(run, steps, shape.first - began):
+                return began
+        return shape.first
+
     def _stays_up(self, run: TrainingRun, shape: CurveShape, before: Losses, rest: Losses) -> list[Finding]:
         """The loss never came back, and is not about to."""
         began, low = float(np.max(before)), float(np.min(running_median(rest, width_of(shape.steps))))
@@ -156,7 +169,8 @@ class DivergingLoss(Rule):
         noise, size = noise_of(half), abs(float(np.median(half)))
         gain = least + 2.0 * noise  # two standard errors of a single loss, such as the first
         hidden = gain > self.descent / 2 * abs(began)  # so much noise would hide what is learnt
-        above = low - noise * abs(low) / max(size, noise) > began + least  # a noise that is in proportion to the loss
+        share = noise / size if size > noise else 1.0
+        above = low - share * abs(low) > began + least  # noise in proportion to the loss
         if not (above or (low > began - gain and not hidden)):
             return []
         drop, ahead = fall_of(rest, 0, 0.0)

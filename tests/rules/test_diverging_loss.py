@@ -107,7 +107,7 @@ def test_a_rate_above_all_before_may_not_lose_the_whole_descent(rate: float, los
 
 @pytest.mark.parametrize("before", [1, 2, 3, 5, 10, 20])
 def test_a_step_that_explains_the_rise_may_not_raise_the_loss_for_good(before: int) -> None:
-    losses = np.where(TIME < before, 4.0, 17.0) + 0.3 * NOISE
+    losses = np.where(before <= TIME, 17.0, 4.0) + 0.3 * NOISE
     outcome = judge(losses, length=20.0)
     assert outcome.status == "failed"
     assert f" at step {before - 1} to " in outcome.findings[0].message
@@ -134,6 +134,17 @@ def test_a_leap_that_comes_back_to_the_guess_with_other_weights() -> None:
     assert judge(2.3 + LEAPS + 0.05 * NOISE, length=1000.0, moved=0.5).status == "passed"  # as of a converged net
     assert judge((2.3 + LEAPS + 0.05 * NOISE)[:60], **THROWN).findings[0].severity == "warning"
     assert not judge(2.0 * np.exp(-TIME / 60) + 0.3 + LEAPS + 0.05 * NOISE, **THROWN).findings  # a catapult
+
+
+@pytest.mark.parametrize("end", [0.0, -1.0])
+def test_a_leap_whose_end_is_exactly_flat(end: float) -> None:
+    assert judge(np.where(TIME < 1, 1.0, np.where(TIME < 20, 1e6, end)), **THROWN).status == "passed"
+    assert judge(np.where(TIME < 1, end, np.where(TIME < 20, 1e6, end)), **THROWN).status in ("passed", "failed")
+
+
+def test_in_few_steps_what_falls_from_a_leap_is_coming_back() -> None:
+    losses = np.r_[1.0, 4e4, 1e4, 9e3, 6e3, 8e3, 5e3, 7e3, 4e3, 3e3, 2500, 2e3, 1900, 1500, 1200, 1100, 1e3, 960, 990, 940, 930, 920, 900, 870, 850]
+    assert judge(losses).status == "passed"
 
 
 def test_a_leap_above_the_start_is_a_warning_while_it_falls() -> None:
