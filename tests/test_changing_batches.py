@@ -232,6 +232,40 @@ def test_a_layer_or_a_hook_that_writes_into_the_input(by: str, check: str) -> No
     compare(made, CHECKS[check], besides="GG108")
 
 
+@pytest.mark.parametrize("kind", ["list", "dict", "numpy"])
+def test_what_a_loss_remembers_of_a_batch_by_its_id_is_of_that_batch(kind: str) -> None:
+    remembered: dict[int, Any] = {}
+
+    def loss(model: Any, batch: Any) -> Any:
+        x, y = batch.values() if kind == "dict" else batch
+        squared = remembered.setdefault(id(batch), x**2)
+        if kind == "numpy":
+            return float(np.mean((squared @ model["w"] - y) ** 2))
+        return squares(model, squared, y)
+
+    def plain(model: Any, batch: Any) -> Any:
+        remembered.clear()
+        return loss(model, batch)
+
+    def grad(model: Any, batch: Any) -> Any:
+        x, y = batch
+        return {"w": 2 * (x**2).T @ (x**2 @ model["w"] - y) / len(x)}
+
+    def told_with(used: Any) -> Any:
+        rng = np.random.default_rng(0)
+        drawn = [(rng.normal(size=(8, 4)), rng.normal(size=(8, 1))) for _ in range(4)]
+        if kind == "numpy":
+            model: Any = {"w": 0.1 * rng.normal(size=(4, 1))}
+            return told(gg.check_learning_rate(model, [list(b) for b in drawn], loss=used, grad=grad, optimizer=gg.SGD(lr=0.01)))
+        model = net()
+        tensors = [[torch.tensor(part, dtype=torch.float32) for part in batch] for batch in drawn]
+        batches = [dict(zip("xy", batch, strict=True)) for batch in tensors] if kind == "dict" else tensors
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        return told(gg.check_learning_rate(model, batches, loss=used, optimizer=optimizer))
+
+    np.testing.assert_equal(told_with(loss), told_with(plain))
+
+
 class Centred(nn.Module):
     """Its own forward writes into what it is given."""
 

@@ -1,7 +1,7 @@
 """Copies of a batch for every call of the user's functions, which may change what they are given.
 
-A loop makes each batch anew, so that a loss may write into it. Here a batch is read once and given many times: a function gets
-containers and arrays of its own every time, and so nothing of the user's is written.
+A loop makes each batch anew, so that a loss may write into it. Here a batch is read once and given many times: functions get a
+copy, so that nothing of the user's is written, and the same copy for as long as nobody has changed it.
 """
 
 from __future__ import annotations
@@ -50,10 +50,7 @@ def overlapping(spans: Sequence[tuple[Any, int, int]]) -> Iterator[list[int]]:
 
 
 class Piece:
-    """Arrays that are copied together: those that overlap in memory, or one that overlaps with no other.
-
-    Every call gets a copy of NumPy's: to see whether they are still the same takes as long as to copy them.
-    """
+    """Arrays that are copied together: those that overlap in memory, or one that overlaps with no other."""
 
     def __init__(self, arrays: Sequence[Any]) -> None:
         self.arrays = arrays
@@ -91,17 +88,27 @@ def _copied_range(low: int, size: int) -> NDArray[np.uint8]:
 class BatchCopies:
     """Hands out the batches of a scenario, and what was made of them.
 
-    Containers are copied for every call: dicts, lists, tuples, dataclasses, and other objects by their attributes. What is
-    there twice stays one thing, and what overlaps in memory still does. What cannot be copied is handed out as it is, and
-    so are models, code and random generators.
+    Containers are copied: dicts, lists, tuples, dataclasses, and other objects by their attributes. What is there twice
+    stays one thing, and what overlaps in memory still does. What cannot be copied is handed out as it is, and so are
+    models, code and random generators. A copy that is as the batch still is goes to the next call, too: what a function
+    remembers by its ``id`` is found again.
     """
 
     def __init__(self, batches: Sequence[Any] = ()) -> None:
         self.batches = tuple(batches)  # held, so that an id means this batch
         self._pieces: dict[int, list[Piece] | None] = dict.fromkeys(map(id, self.batches))
+        self._kept: dict[int, Any] = {}
 
     def of(self, batch: Any) -> Any:
         """The batch for one call."""
+        if id(batch) not in self._pieces:
+            return self.anew(batch)
+        if id(batch) not in self._kept or not same(self, self._kept[id(batch)], batch):
+            self._kept[id(batch)] = self.anew(batch)
+        return self._kept[id(batch)]
+
+    def anew(self, batch: Any) -> Any:
+        """A new copy."""
         pieces = self._pieces.get(id(batch))
         if pieces is None:
             arrays: dict[int, Any] = {}
@@ -124,6 +131,11 @@ class BatchCopies:
             together = len(members) == 1 or reach <= SPARSE * sum(a.nbytes for a in members)
             found += [Piece(members)] if together else [Piece([a]) for a in members]
         return found
+
+    def unchanged(self, made: Any, array: Any) -> bool:
+        """Whether a copy of an array still is one."""
+        alike = made.shape == array.shape and made.strides == array.strides and made.flags.writeable == array.flags.writeable
+        return bool(alike and np.array_equal(_bits(made), _bits(array)))
 
     def is_array(self, value: Any) -> bool:
         """Whether it is memory that pieces copy: an empty array has none."""
@@ -226,6 +238,43 @@ class Walk:
                 object.__setattr__(made, name, self.of(value, depth))
             else:
                 made.__dict__[name] = self.of(value, depth)
+
+
+def _bits(array: NDArray[Any]) -> NDArray[Any]:
+    """An array as whole numbers, which are compared fast, and NaN with NaN; as it is where it is not in one piece."""
+    flat = array.reshape(-1, order="A") if array.flags.c_contiguous or array.flags.f_contiguous else array
+    return flat.view(f"u{array.itemsize}") if array.itemsize in (1, 2, 4, 8) else flat
+
+
+def same(owner: BatchCopies, made: Any, node: Any, met: set[int] | None = None) -> bool:
+    """Whether a copy is as what it was made of; not known of what has a copy of its own making, so no."""
+    met = set() if met is None else met
+    if made is node or id(node) in met:
+        return True
+    met.add(id(node))
+    if type(made) is not type(node) or isinstance(node, ATOMS):
+        return False
+    if owner.is_array(node):
+        return owner.unchanged(made, node)
+    if owner.is_whole(node):
+        return False
+    if isinstance(node, set | bytearray):
+        return bool(made == node)
+    pairs: list[tuple[Any, Any]] = []
+    for have, had in ((_parts(made), _parts(node)), (_attributes(made), _attributes(node))):
+        if list(have) != list(had):
+            return False
+        pairs += [(have[key], had[key]) for key in had]
+    return all(same(owner, a, b, met) for a, b in pairs)
+
+
+def _parts(node: Any) -> dict[Any, Any]:
+    """What a container holds, by key or place."""
+    if isinstance(node, dict):
+        return dict(dict.items(node))
+    if isinstance(node, tuple | list | deque):
+        return dict(enumerate(node))
+    return {place: node[place] for place in np.ndindex(node.shape)} if isinstance(node, np.ndarray) else {}
 
 
 def _attributes(node: Any) -> dict[str, Any]:

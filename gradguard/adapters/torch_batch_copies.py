@@ -16,14 +16,11 @@ __all__ = ["SMALL", "ArgumentCopies", "TorchBatchCopies", "differ", "shared_copi
 ALIGNED = 16
 """Bytes of the largest entry: any dtype may begin at a multiple of it."""
 SMALL = 1 << 16
-"""Tensors of at most this many bytes are copied for every call: it costs next to nothing, and no write can be missed."""
+"""Tensors of at most this many bytes are compared before every call: it costs next to nothing, and no write can be missed."""
 
 
 class Tensors(Piece):
-    """Tensors that overlap in a storage, or one that overlaps with no other; ``low`` and ``high`` are bytes in the storage.
-
-    A large copy is lent again while nobody has written into it.
-    """
+    """Tensors that overlap in a storage, or one that overlaps with no other; ``low`` and ``high`` are bytes in the storage."""
 
     def __init__(self, tensors: Sequence[torch.Tensor], low: int, high: int) -> None:
         super().__init__(tensors)
@@ -33,40 +30,20 @@ class Tensors(Piece):
         if not self.dense:
             memory = torch.empty(0, dtype=torch.uint8, device=self.source.device)
             self.source = memory.set_(self.source.untyped_storage(), self.low, (high - self.low,), (1,))
-        self.work: torch.Tensor | None = None
-        self.version, self.by = 0, ""
-        self.looked: set[str] = set()
 
     def lend(self, owner: BatchCopies) -> dict[int, Any]:
-        """See the base; a new tensor object every time, so that no flag, gradient or shape stays from call to call."""
+        """See the base."""
         assert isinstance(owner, TorchBatchCopies)
-        if self.work is not None and self._written(self.work):
-            owner.changing = True
-        self.by = owner.by
-        work = self.work
-        if work is None or owner.changing:
-            work = self.source.clone() if self.dense else self._bytes()
-            self.version = work._version
-        self.work = None if owner.changing or work.nbytes <= SMALL else work
-        return {id(t): self._like(t, work).requires_grad_(t.requires_grad) for t in self.arrays}
+        work = self.source.clone() if self.dense else self._bytes()
+        made = {id(t): self._like(t, work).requires_grad_(t.requires_grad) for t in self.arrays}
+        owner.versions.update((id(copy), copy._version) for copy in made.values())
+        return made
 
     def _bytes(self) -> torch.Tensor:
         size = len(self.source)
         work = torch.empty(size + -size % ALIGNED, dtype=torch.uint8, device=self.source.device)
         work[:size].copy_(self.source)
         return work
-
-    def _written(self, work: torch.Tensor) -> bool:
-        """Whether the last call has written into it.
-
-        NumPy and ``.data`` write without being counted: the first call of each of the user's functions is looked at.
-        """
-        if work._version != self.version:
-            return True
-        if self.by in self.looked:
-            return False
-        self.looked.add(self.by)
-        return differ(work if self.dense else work[: len(self.source)], self.source)
 
     def _like(self, tensor: torch.Tensor, work: torch.Tensor) -> torch.Tensor:
         # Detached: it counts versions with its memory, and is nobody's view where autograd is concerned.
@@ -77,19 +54,41 @@ class Tensors(Piece):
 
 
 class TorchBatchCopies(BatchCopies):
-    """As its base; tensors are copied for the first call, and again only after they were changed.
+    """As its base; that tensors are changed is told by their version. Parameters and modules are handed out as they are.
 
-    From then on every call gets its own (``changing``). Parameters and modules are handed out as they are.
+    NumPy and ``.data`` write without being counted: a large tensor is looked at after the first call of each of the user's
+    functions, and where it was changed every call gets its own (``hidden``).
     """
 
-    changing = False
+    hidden = False
     by = ""
+
+    def __init__(self, batches: Sequence[Any] = ()) -> None:
+        super().__init__(batches)
+        self.versions: dict[int, int] = {}
+        """By the ids of the copies."""
+        self.looked: set[tuple[int, str]] = set()
 
     def of(self, batch: Any, by: str = "loss") -> Any:
         """The batch for one call of one of the user's functions, which ``by`` names."""
-        self.by = by
         with unseen():
-            return super().of(batch)
+            made = super().of(batch)
+        self.by = by  # who may write now
+        return made
+
+    def unchanged(self, made: Any, array: Any) -> bool:
+        """Tensors by their version and flags."""
+        if not isinstance(array, torch.Tensor):
+            return super().unchanged(made, array)
+        flags = made.requires_grad == array.requires_grad and made.grad is None and made.grad_fn is None and not vars(made)
+        shaped = made.shape == array.shape and made.stride() == array.stride() and made.dtype == array.dtype
+        if self.hidden or not (flags and shaped) or made._version != self.versions.get(id(made)):
+            return False
+        if array.nbytes > SMALL and (id(array), self.by) in self.looked:
+            return True
+        self.looked.add((id(array), self.by))
+        self.hidden = differ(made.detach(), array.detach())
+        return not self.hidden
 
     def pieces(self, arrays: Sequence[Any]) -> list[Piece]:
         """Tensors by their storages, arrays as in the base."""
@@ -142,7 +141,8 @@ class ArgumentCopies(TorchBatchCopies):
     def again(self) -> Any:
         """The arguments for one call."""
         self.grad = torch.is_grad_enabled()
-        return self.of(self.batches[0])
+        with unseen():
+            return self.anew(self.batches[0])
 
     def is_array(self, value: Any) -> bool:
         """Tensors go through ``passed``."""
