@@ -232,7 +232,9 @@ class StalledTraining(Rule):
             return []
         larger = min(far, key=lambda run: run.after)
         if math.isfinite(own.prior) and math.isfinite(larger.data_loss):
-            stuck = own.data_loss > GUESS * own.prior and larger.data_loss < CLEARLY * larger.prior
+            way = own.before - own.prior  # what biases learn, at a rate that is not too low: the next thing may take longer
+            arrived = way > self.confirmed * own.before and own.before - own.after > 0.5 * way
+            stuck = own.data_loss > GUESS * own.prior and larger.data_loss < CLEARLY * larger.prior and not arrived
         else:
             gained = larger.before - larger.after
             stuck = gained > 0.5 * abs(larger.before) and own.before - own.after < self.confirmed * gained

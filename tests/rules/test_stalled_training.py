@@ -141,8 +141,8 @@ def test_steps_of_the_rates_own_size_that_change_the_weights_are_no_stall() -> N
     assert StalledTraining().check({"rate_observation": tiny, "rate_longer": longer}).status == "failed"
 
 
-def one_batch(own: float, larger: float, prior: float = 0.5) -> Overfit:
-    facts = {"before": 0.5, "midway": 0.5, "steps": 200, "prior": prior}
+def one_batch(own: float, larger: float, prior: float = 0.5, before: float = 0.5) -> Overfit:
+    facts = {"before": before, "midway": 0.5, "steps": 200, "prior": prior}
     return Overfit(
         runs=(
             OneBatch(factor=1000.0, lr=100.0, after=larger, data_loss=larger, **facts),
@@ -162,6 +162,8 @@ def test_one_batch_decides_where_no_short_run_learns() -> None:
     assert rule.check({"rate_observation": measured, "overfit": one_batch(0.4999, 0.49)}).status == "passed"
     assert rule.check({"rate_observation": measured, "overfit": one_batch(0.4999, 0.1, math.nan)}).status == "failed"
     assert rule.check({"rate_observation": measured, "overfit": one_batch(0.3, 0.1, math.nan)}).status == "passed"
+    for own, status in ((0.79, "failed"), (0.5, "passed")):  # from 0.8 to the guess: on its way
+        assert rule.check({"rate_observation": measured, "overfit": one_batch(own, 0.25, before=0.8)}).status == status
 
 
 def test_a_schedule_that_is_0_at_every_step_is_the_cause() -> None:
