@@ -16,7 +16,7 @@ from pathlib import Path
 
 __all__ = ["PAGES", "commands", "page"]
 
-FIRST_SEED = 19000
+FIRST_SEED = 23000
 FOLDER = Path(__file__).parents[2] / "docs" / "calibration"
 PAGES = {
     "first-step": "The first-step limit before training",
