@@ -105,7 +105,8 @@ class RateSearch:
     def _decades(self) -> None:
         factor = 1.0
         if self._holds(self.short[1.0]) and self._holds(self.short[0.1]):
-            while self._farther(factor) and self._holds(self.short[factor]) and not self._fading():
+            longer = self.problem.plan.refine
+            while self._farther(factor) and self._holds(self.short[factor]) and not (longer and self._fading()):
                 factor *= 100.0 if self.short[factor].movement < STILL else 10.0
                 self._short(factor)
             return

@@ -206,3 +206,13 @@ def test_a_long_run_that_is_lost_ends_early() -> None:
     assert steps[0] == 16
     calm = thrown_away({0: 1.0}, scale=0.5, patience=16)
     assert not any(calm(step, 0, 1e9 if step < 10 else 2.0) for step in range(200))
+
+
+def test_without_refinement_decades_go_on_where_runs_fade() -> None:
+    def path(factor: float, step: int) -> float:
+        if factor <= 1.5:
+            return math.exp(-0.3 * factor * step)
+        return 0.85 if factor < 500 else 1.0 + 0.5 * step
+
+    found, _ = search(path, plan=Plan(refine=False))
+    assert (found.low, found.high) == (pytest.approx(100.0), pytest.approx(1000.0))
