@@ -62,25 +62,29 @@ class TorchBatchCopies(BatchCopies):
 
     hidden = False
     by = ""
+    """Who was given the batch before, and may have written into it."""
 
     def __init__(self, batches: Sequence[Any] = ()) -> None:
         super().__init__(batches)
         self.versions: dict[int, int] = {}
         """By the ids of the copies."""
         self.looked: set[tuple[int, str]] = set()
+        self.users: dict[int, str] = {}
+        """Who was given a batch last, by its id."""
 
     def of(self, batch: Any, by: str = "loss") -> Any:
         """The batch for one call of one of the user's functions, which ``by`` names."""
+        self.by = self.users.get(id(batch), "")
         with unseen():
             made = super().of(batch)
-        self.by = by  # who may write now
+        self.users[id(batch)] = by
         return made
 
     def unchanged(self, made: Any, array: Any) -> bool:
         """Tensors by their version and flags."""
         if not isinstance(array, torch.Tensor):
             return super().unchanged(made, array)
-        flags = made.requires_grad == array.requires_grad and made.grad is None and made.grad_fn is None and not vars(made)
+        flags = made.grad_fn is None and made.requires_grad == array.requires_grad and made.grad is None and not vars(made)
         shaped = made.shape == array.shape and made.stride() == array.stride() and made.dtype == array.dtype
         if self.hidden or not (flags and shaped) or made._version != self.versions.get(id(made)):
             return False

@@ -419,6 +419,17 @@ def test_the_first_call_of_another_function_is_looked_at_too() -> None:
             x.data.neg_()
 
 
+def test_the_first_call_of_another_function_is_looked_at_where_other_batches_come_between() -> None:
+    given, other = torch.randn(LARGE), torch.randn(LARGE)
+    copies = TorchBatchCopies([given, other])
+    for by in ("loss", "loss", "outputs", "loss"):
+        x = copies.of(given, by)
+        assert torch.equal(x, given)
+        if by == "outputs":
+            x.data.neg_()
+        copies.of(other, "loss")
+
+
 def test_the_graph_of_one_call_outlives_the_next() -> None:
     weight = torch.randn(LARGE, requires_grad=True)
     given = torch.randn(LARGE)
